@@ -1,0 +1,51 @@
+"""The `voxtok` command: a table of verbs in the order data flows, whose modules load on use."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from voxtok.runtime.errors import VoxtokError
+
+COMMANDS = {
+    "corpus": ("voxtok.manifests.corpora", "a corpus on disk, or a synthetic one -> Lhotse cuts"),
+    "check": ("voxtok.manifests.check", "cuts -> what is wrong with their audio"),
+    "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + k-means codebook)"),
+    "encode": ("voxtok.tokenize.encode", "cuts or audio files -> tokens"),
+    "export": ("voxtok.manifests.export", "token store -> text, Kaldi, fairseq, Parquet or flat arrays"),
+    "import-codebook": ("voxtok.tokenize.import_codebook", "published k-means file -> tokenizer"),
+    "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
+    "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
+}
+
+
+def usage() -> str:
+    """The table of commands."""
+    rows = [f"  {name:16} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: voxtok COMMAND [options]", "", *rows, "", "voxtok COMMAND --help shows the options."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a VoxtokError is printed as one sentence, status 2, unless --debug is given."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"voxtok: unknown command {words[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        status: int = importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+        return status
+    except VoxtokError as error:
+        if debug:
+            raise
+        print(f"voxtok {words[0]}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except KeyboardInterrupt:
+        print(f"voxtok {words[0]}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130

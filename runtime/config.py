@@ -1,0 +1,81 @@
+"""A command's options: one frozen dataclass, filled from a YAML file and the command line by jsonargparse.
+
+The docstring under each field is its help; a field without a default is required; an unknown key is an error that
+names the nearest known one. On the command line, `--batch-s` and `--batch_s` are the same.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NoReturn, TypeVar, cast
+
+import jsonargparse
+
+C = TypeVar("C")
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """The parser of one command: shows options with hyphens and suggests the nearest known one."""
+
+    known: tuple[str, ...] = ()
+
+    def format_help(self) -> str:
+        """Help text with `--batch-s` in place of `--batch_s`."""
+        return re.sub(r"--[a-z]\w*", lambda match: match[0].replace("_", "-"), super().format_help())
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one sentence and exit 2."""
+        sys.stderr.write(f"{self.prog}: error: {message}{self._suggestion(message)}\n  {self.prog} --help\n")
+        sys.exit(2)
+
+    def _suggestion(self, message: str) -> str:
+        unknown = re.search(r"[Uu]nrecognized arguments?:? -*([\w-]+)|[Kk]ey '?([\w-]+)'? is not expected", message)
+        if not unknown:
+            return ""
+        name = (unknown[1] or unknown[2]).replace("-", "_")
+        near = difflib.get_close_matches(name, self.known, n=1)
+        return f"; did you mean --{near[0].replace('_', '-')}?" if near else ""
+
+
+def parse(config: type[C], argv: Sequence[str], prog: str, positional: str | None = None) -> C:
+    """Fill the dataclass `config` from `argv`, which may name a YAML file with `--config`.
+
+    Args:
+        config: a frozen dataclass; its `__post_init__` may raise ConfigError for contradictions.
+        argv: the words after the command's name.
+        prog: shown in the help and the errors, such as "voxtok fit".
+        positional: name of a field of type `tuple[str, ...]` that takes the words without an option.
+    """
+    parser = _Parser(prog=prog, description=(config.__doc__ or "").strip())
+    parser.known = tuple(field.name for field in fields(cast(Any, config)))
+    parser.add_argument("--config", action="config", help="a YAML file with these options; later options override it")
+    skip = {positional} if positional else set()
+    parser.add_class_arguments(config, skip=skip)
+    if positional:
+        parser.add_argument(positional, nargs="*", type=str, help=_field_help(config, positional))
+    values = parser.parse_args([_with_underscores(word) for word in argv])
+    given = parser.instantiate(values).as_dict()
+    given.pop("config", None)
+    if positional:
+        given[positional] = tuple(given[positional])
+    return config(**given)
+
+
+def _with_underscores(word: str) -> str:
+    name, equals, value = word.partition("=")
+    if re.fullmatch(r"--[a-z][\w-]*", name):
+        name = "--" + name[2:].replace("-", "_")
+    return name + equals + value
+
+
+def _field_help(config: type, name: str) -> str:
+    import docstring_parser
+
+    for param in docstring_parser.parse_from_object(config).params:
+        if param.arg_name == name:
+            return param.description or ""
+    return ""

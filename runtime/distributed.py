@@ -1,0 +1,83 @@
+"""Ranks: one engine for 1 CPU, 1 GPU or many nodes. `torchrun` sets the environment; without it there is one rank."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among all; `connected` says whether collective operations have peers to talk to."""
+
+    rank: int = 0
+    world_size: int = 1
+    connected: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what only one may write."""
+        return self.rank == 0
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum `tensor` over ranks in place, and return it."""
+        if self.connected:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Every rank's tensor, in rank order; shapes may differ in the first dimension only."""
+        if not self.connected:
+            return [tensor]
+        counts = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.world_size)]
+        dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device))
+        longest = max(int(count) for count in counts)
+        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+
+    def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Rank 0's tensor, in place on every rank."""
+        if self.connected:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.connected:
+            dist.barrier()
+
+
+def ranks_from_environment() -> Ranks:
+    """RANK and WORLD_SIZE as torchrun or a Slurm array job sets them, without connecting the processes."""
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+@contextmanager
+def connected_ranks() -> Iterator[Ranks]:
+    """Join the process group that torchrun describes (NCCL on CUDA, else Gloo); a single process joins nothing."""
+    ranks = ranks_from_environment()
+    if ranks.world_size == 1:
+        yield ranks
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Ranks(ranks.rank, ranks.world_size, connected=True)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is this rank's CUDA device where there is one, else the CPU; any other name is torch's."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")

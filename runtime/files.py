@@ -1,0 +1,87 @@
+"""Files that are whole or absent: write to a temporary name, fsync, rename; and hashes of what they hold."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[BinaryIO]:
+    """Open `path` for writing so that it appears complete under its name, or not at all.
+
+    The temporary name carries the process id, so that two jobs writing the same file do not mix.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write indented UTF-8 JSON atomically; NaN and infinity are refused, since they are not JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path | str, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line, atomically; a name ending in .gz is compressed without a time stamp.
+
+    So equal rows always give equal bytes.
+    """
+    path = Path(path)
+    with atomic(path) as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped:
+                _write_lines(zipped, rows)
+        else:
+            _write_lines(file, rows)
+
+
+def _write_lines(file: BinaryIO | gzip.GzipFile, rows: Iterable[Any]) -> None:
+    for row in rows:
+        file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def read_jsonl(path: Path | str) -> Iterator[Any]:
+    """Read one JSON value a line, from plain or gzip text."""
+    path = Path(path)
+    with open(path, "rb") as file:
+        raw = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        for line in io.TextIOWrapper(raw, encoding="utf-8"):
+            yield json.loads(line)
+
+
+def sha256(value: Any) -> str:
+    """Hash a JSON value: equal values have equal hashes, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hash a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
