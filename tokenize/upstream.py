@@ -1,9 +1,15 @@
 """Upstreams: what turns waveforms into frames. One small interface, a `match` on the name, no registry."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
+
+Dtype = Literal["float32", "bfloat16"]
+"""Of weights and activations; features always come out as float32."""
+
+Normalization = Literal["checkpoint", "utterance", "none"]
+"""Of the waveform: what the checkpoint's preprocessor does, zero mean and unit variance over the recording, or as is."""
 
 
 class Upstream(Protocol):
@@ -33,8 +39,23 @@ class Upstream(Protocol):
         """Frames of a waveform of `num_samples`."""
         ...
 
+    def statistics(self, chunks: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Sums over a whole recording that its windows are normalised with, in one pass over its samples.
+
+        Args:
+            chunks: the consecutive pieces of one recording, each (T,) float32, of any lengths; a generator streams.
+
+        Returns:
+            (S,) float64 on the CPU, opaque; S = 0 where every frame depends on samples nearby only.
+        """
+        ...
+
     def extract(
-        self, waveforms: torch.Tensor, lengths: torch.Tensor, layers: Sequence[int]
+        self,
+        waveforms: torch.Tensor,
+        lengths: torch.Tensor,
+        layers: Sequence[int],
+        statistics: Sequence[torch.Tensor] | None = None,
     ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
         """Features of several layers from one pass; nothing above max(layers) is computed.
 
@@ -42,8 +63,13 @@ class Upstream(Protocol):
             waveforms: (B, T) float32, each padded to T with anything.
             lengths: (B,) samples of each.
             layers: layer numbers.
+            statistics: B results of `statistics`, where each waveform is a window of a longer recording; None where
+                each is a whole recording, normalised over its own samples.
 
         Returns:
             {layer: (B, F, width) float32, zero beyond an utterance's frames}, (B,) frames of each.
+
+        Raises:
+            ConfigError: a layer that the model lacks or that was not loaded, or a waveform below min_samples.
         """
         ...
