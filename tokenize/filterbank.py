@@ -8,7 +8,7 @@ dimensions, as fairseq's HuBERT recipe dumps them. Samples are taken in [-1, 1],
 scale: the scale moves only C0, but it decides which silence falls under the floor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -55,21 +55,27 @@ class Filterbank:
         """Whole windows in `num_samples`; 16000 samples have 98."""
         return max(0, (num_samples - WINDOW_SAMPLES) // self.hop_samples + 1)
 
-    def extract(
-        self, waveforms: torch.Tensor, lengths: torch.Tensor, layers: Sequence[int]
-    ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-        """Frames of each utterance, computed on its own samples alone; see Upstream.extract.
+    def statistics(self, chunks: Iterable[torch.Tensor]) -> torch.Tensor:
+        """None: a frame depends on the samples of nine windows at most."""
+        return torch.zeros(0, dtype=torch.float64)
 
-        Raises:
-            ConfigError: a layer other than 0 was asked.
-        """
+    def extract(
+        self,
+        waveforms: torch.Tensor,
+        lengths: torch.Tensor,
+        layers: Sequence[int],
+        statistics: Sequence[torch.Tensor] | None = None,
+    ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """Frames of each utterance, computed on its own samples alone; see Upstream.extract."""
         if set(layers) - {0}:
             raise ConfigError(f"{self.identity['family']} has layer 0 only, not {sorted(set(layers) - {0})}")
-        counts = [self.num_frames(int(length)) for length in lengths]
-        frames = torch.zeros(len(counts), max(counts, default=0), self.width, device=self.device)
-        for row, waveform, length, count in zip(frames, waveforms, lengths, counts, strict=True):
-            if count:
-                row[:count] = self._frames(waveform[: int(length)].to(self.device, torch.float32))
+        samples = lengths.tolist()
+        if min(samples) < self.min_samples:
+            raise ConfigError(f"{min(samples)} samples are too short: one frame needs {self.min_samples}")
+        counts = [self.num_frames(length) for length in samples]
+        frames = torch.zeros(len(counts), max(counts), self.width, device=self.device)
+        for row, waveform, length, count in zip(frames, waveforms, samples, counts, strict=True):
+            row[:count] = self._frames(waveform[:length].to(self.device, torch.float32))
         return dict.fromkeys(layers, frames), torch.tensor(counts, device=self.device)
 
     @torch.inference_mode()
