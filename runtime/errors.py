@@ -17,6 +17,10 @@ class CorruptFile(VoxtokError):
     """A file of ours is damaged, of another format, or of a version this release does not know."""
 
 
+class OutOfMemory(VoxtokError):
+    """One utterance alone does not fit in the device's memory."""
+
+
 class MissingPart(VoxtokError):
     """An optional package is not installed or does not load; the message names the pip command."""
 
