@@ -33,7 +33,7 @@ class _Parser(jsonargparse.ArgumentParser):
         sys.exit(2)
 
     def _suggestion(self, message: str) -> str:
-        unknown = re.search(r"[Uu]nrecognized arguments?:? -*([\w-]+)|[Kk]ey '?([\w-]+)'? is not expected", message)
+        unknown = re.search(r"unrecognized arguments: -*([\w-]+)|Option '([\w-]+)' is not accepted", message)
         if not unknown:
             return ""
         name = (unknown[1] or unknown[2]).replace("-", "_")
