@@ -38,6 +38,10 @@ class BadAudio(VoxtokError):
         self.reason = reason
         self.detail = detail
 
+    def row(self) -> dict[str, str]:
+        """The line of rejected.jsonl."""
+        return {"id": self.cut_id, "reason": self.reason, "detail": self.detail}
+
     def __reduce__(self) -> tuple[type["BadAudio"], tuple[str, str, str]]:
         """Pickle by the three arguments: worker processes hand these back to the parent."""
         return BadAudio, (self.cut_id, self.reason, self.detail)

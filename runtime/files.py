@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 def atomic(path: Path | str) -> Iterator[BinaryIO]:
     """Open `path` for writing so that it appears complete under its name, or not at all.
 
-    The temporary name carries the process id, so that two jobs writing the same file do not mix.
+    The temporary name carries the rank, so that ranks writing the same file do not mix, and no process id, so that a
+    killed job run again leaves nothing behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    partial = path.parent / f".{path.name}.{os.environ.get('RANK', '0')}.partial"
     try:
         with open(partial, "wb") as file:
             yield file

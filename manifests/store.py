@@ -1,0 +1,239 @@
+"""The token store: a Lhotse Shar folder of cuts and integer arrays, with the identity of the tokenizer beside it.
+
+    store.json             format version, fingerprint, frame rate, vocabulary, dedup, shard size
+    tokenizer/             a copy of the tokenizer, so that tokens are never without their codebook
+    shar/                  cuts.000000.jsonl.gz, tokens.000000.tar (+ durations.000000.tar after dedup), ...
+    done/                  one mark a finished shard: hash of what went in, counts of what came out
+    rejected.jsonl         what could not be encoded, and why
+
+Plain Lhotse reads it: `CutSet.from_shar(in_dir="store/shar")`, then `cut.load_tokens()` is (frames, streams).
+A shard's content follows from the order of the cuts and the shard size alone.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from lhotse import CutSet
+from lhotse.array import Array, TemporalArray
+from lhotse.cut import Cut
+
+from voxtok.manifests.identity import bare
+from voxtok.manifests.tokens import TokenSequence
+from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.files import atomic, read_json, read_jsonl, write_json, write_jsonl
+
+FORMAT = "voxtok-tokens"
+VERSION = 1
+Field = Literal["cuts", "tokens", "durations"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What is true of every token in a store."""
+
+    fingerprint: str
+    """Identity of the tokenizer."""
+    frame_rate_hz: float
+    """Frames per second before dedup."""
+    vocab_sizes: tuple[int, ...]
+    """Number of different tokens, one for each stream."""
+    dedup: bool
+    """Whether runs of equal tokens are merged, with durations."""
+    shard_size: int
+    """Cuts in a shard, rejected ones included."""
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """An open store; iterating gives every cut with its tokens, in the order of the corpus.
+
+    Example: `for cut, tokens in TokenStore.open("exp/tokens"): ...`
+    """
+
+    folder: Path
+    info: StoreInfo
+
+    @classmethod
+    def create(cls, folder: Path | str, info: StoreInfo) -> "TokenStore":
+        """Make or reopen a store for writing; describing it anew keeps the shards whose marks still hold."""
+        store = cls(Path(folder), info)
+        for name in ("shar", "done"):
+            (store.folder / name).mkdir(parents=True, exist_ok=True)
+        write_json(store.folder / "store.json", {"format": FORMAT, "version": VERSION, **asdict(info)})
+        return store
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "TokenStore":
+        """Open a finished store.
+
+        Raises:
+            CorruptFile: not a store, of another version, or its encoding has not finished.
+        """
+        folder = Path(folder)
+        if not (folder / "store.json").exists():
+            raise CorruptFile(f"{folder}: not a token store (no store.json)")
+        described = read_json(folder / "store.json")
+        if described.pop("format", None) != FORMAT or described.pop("version", None) != VERSION:
+            raise CorruptFile(f"{folder}/store.json: expected {FORMAT} version {VERSION}")
+        if not (folder / "summary.json").exists():
+            raise CorruptFile(f"{folder}: encoding has not finished; run the same voxtok encode again to complete it")
+        described["vocab_sizes"] = tuple(described["vocab_sizes"])
+        return cls(folder, StoreInfo(**described))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the tokenizer that made the tokens."""
+        return self.info.fingerprint
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second before dedup."""
+        return self.info.frame_rate_hz
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different tokens of a store with one stream.
+
+        Raises:
+            ConfigError: the store has several streams.
+        """
+        if len(self.info.vocab_sizes) != 1:
+            raise ConfigError(f"{self.folder} has {len(self.info.vocab_sizes)} streams; this needs a store with one")
+        return self.info.vocab_sizes[0]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts over the whole store: utterances, frames, tokens, seconds, rejected."""
+        summary: dict[str, Any] = read_json(self.folder / "summary.json")
+        return summary
+
+    def path(self, field: Field, shard: int) -> Path:
+        """File of one field of one shard."""
+        return self.folder / "shar" / f"{field}.{shard:06d}{'.jsonl.gz' if field == 'cuts' else '.tar'}"
+
+    def cuts(self) -> CutSet:
+        """The cuts with their token arrays, through Lhotse's own reader."""
+        if not self.summary["utterances"]:
+            return CutSet.from_cuts([])
+        return CutSet.from_shar(in_dir=self.folder / "shar")
+
+    def __iter__(self) -> Iterator[tuple[Cut, TokenSequence]]:
+        for cut in self.cuts():
+            durations = cut.durations.load() if self.info.dedup else None
+            codes = cut.tokens.load() if self.info.dedup else cut.tokens.array.load()
+            yield cut, TokenSequence(codes, self.frame_rate_hz, self.fingerprint, durations)
+
+    def write_shard(
+        self, shard: int, encoded: Sequence[tuple[Cut, TokenSequence]], rejected: Sequence[dict[str, str]], inputs: str
+    ) -> dict[str, Any]:
+        """Write one shard so that it is whole or not marked done; `inputs` is the hash that a rerun compares."""
+        self._mark(shard).unlink(missing_ok=True)
+        self.remove_shard(shard)
+        if encoded:
+            self._write_arrays("tokens", shard, [_entry(cut, tokens) for cut, tokens in encoded])
+            if self.info.dedup:
+                self._write_arrays("durations", shard, [_duration_entry(cut, tokens) for cut, tokens in encoded])
+            write_jsonl(self.path("cuts", shard), (bare(cut).to_dict() for cut, _ in encoded))
+        write_jsonl(self.folder / "done" / f"rejected.{shard:06d}.jsonl", rejected)
+        done = {
+            "inputs": inputs,
+            "utterances": len(encoded),
+            "frames": sum(tokens.num_frames for _, tokens in encoded),
+            "tokens": sum(len(tokens) for _, tokens in encoded),
+            "rejected": len(rejected),
+        }
+        write_json(self._mark(shard), done)
+        return done
+
+    def remove_shard(self, shard: int) -> None:
+        """Delete a shard's arrays and cuts."""
+        for field in ("cuts", "tokens", "durations"):
+            self.path(field, shard).unlink(missing_ok=True)
+
+    def done(self, shard: int) -> dict[str, Any] | None:
+        """The mark of a finished shard, or None."""
+        if not self._mark(shard).exists():
+            return None
+        mark: dict[str, Any] = read_json(self._mark(shard))
+        return mark
+
+    def finish(self, num_shards: int) -> dict[str, Any] | None:
+        """Once every shard is done, merge the rejections and write the summary; None while some are not.
+
+        Any rank may call it and several may at once: all of them write the same bytes.
+        """
+        marks = [self.done(shard) for shard in range(num_shards)]
+        if any(mark is None for mark in marks):
+            return None
+        self._drop_beyond(num_shards)
+        for folder in ("shar", "done"):
+            for partial in (self.folder / folder).glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+        rejected = [
+            row
+            for shard in range(num_shards)
+            for row in read_jsonl(self.folder / "done" / f"rejected.{shard:06d}.jsonl")
+        ]
+        write_jsonl(self.folder / "rejected.jsonl", rejected)
+        summary = {
+            name: sum(mark[name] for mark in marks if mark) for name in ("utterances", "frames", "tokens", "rejected")
+        }
+        summary["duration_s"] = round(summary["frames"] / self.frame_rate_hz, 3)
+        write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _drop_beyond(self, num_shards: int) -> None:
+        """Delete shards left from an earlier, longer corpus."""
+        for mark in (self.folder / "done").glob("[0-9]*.json"):
+            if int(mark.stem) >= num_shards:
+                self.remove_shard(int(mark.stem))
+                (self.folder / "done" / f"rejected.{mark.stem}.jsonl").unlink(missing_ok=True)
+                mark.unlink(missing_ok=True)
+
+    def _mark(self, shard: int) -> Path:
+        return self.folder / "done" / f"{shard:06d}.json"
+
+    def _write_arrays(
+        self, field: Field, shard: int, entries: Sequence[tuple[str, npt.NDArray[Any], Array | TemporalArray]]
+    ) -> None:
+        """Write a tar in Shar's layout.
+
+        Lhotse's own ArrayTarWriter is not used, since it sets the array's start to 0: that is right where the audio
+        is cut out with it, but here a cut keeps its place in its recording.
+        """
+        with atomic(self.path(field, shard)) as file, tarfile.open(fileobj=file, mode="w") as tar:
+            for key, array, manifest in entries:
+                data = io.BytesIO()
+                np.save(data, array, allow_pickle=False)
+                _add(tar, f"{key}.npy", data.getvalue())
+                _add(tar, f"{key}.json", json.dumps(manifest.to_dict()).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a member without time stamp or owner, so that equal tokens give equal bytes."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _entry(cut: Cut, tokens: TokenSequence) -> tuple[str, npt.NDArray[Any], Array | TemporalArray]:
+    array = _placeholder(tokens.codes)
+    if tokens.durations is not None:
+        return cut.id, tokens.codes, array
+    return cut.id, tokens.codes, TemporalArray(array, 0, 1 / tokens.frame_rate_hz, cut.start)
+
+
+def _duration_entry(cut: Cut, tokens: TokenSequence) -> tuple[str, npt.NDArray[Any], Array]:
+    assert tokens.durations is not None
+    return cut.id, tokens.durations, _placeholder(tokens.durations)
+
+
+def _placeholder(array: npt.NDArray[Any]) -> Array:
+    return Array(storage_type="shar", storage_path="", storage_key="", shape=list(array.shape))

@@ -1,0 +1,242 @@
+"""`voxtok encode`: cuts -> token store, or audio files -> tokens on the terminal.
+
+A shard is the unit of work: ranks take every n-th, a finished one is skipped when what went into it is unchanged, and
+a killed job run again ends with the same bytes as an uninterrupted one. Ranks never talk to each other, so a Slurm
+array job works as torchrun does: RANK and WORLD_SIZE are all that is read.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lhotse.cut import Cut
+
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.identity import bare, inputs_of
+from voxtok.manifests.store import StoreInfo, TokenStore
+from voxtok.manifests.tokens import TokenSequence
+from voxtok.runtime.config import parse
+from voxtok.runtime.distributed import Ranks, ranks_from_environment
+from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
+from voxtok.runtime.files import sha256
+from voxtok.runtime.progress import Progress
+from voxtok.tokenize.extract import ExtractConfig, extract
+from voxtok.tokenize.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Encode a corpus into a token store, or audio files into tokens printed one utterance a line."""
+
+    tokenizer: str
+    """Tokenizer folder."""
+    cuts: str | None = None
+    """Lhotse cuts, recordings or Shar folder."""
+    out: str | None = None
+    """Token store to write; run again to go on where a killed job stopped."""
+    files: tuple[str, ...] = ()
+    """Audio files to encode to the terminal instead."""
+    upstream: str | None = None
+    """Another place of the same SSL model, if it moved since the tokenizer was fitted."""
+    dedup: bool | None = None
+    """Merge runs of equal tokens; by default as the tokenizer says."""
+    shard_size: int = 1000
+    """Cuts in a shard, the unit of work and of resuming."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    strict: bool = False
+    """Stop at the first bad recording instead of listing it in rejected.jsonl."""
+    max_batch_s: float = 240.0
+    """Padded seconds of audio in a batch, on a GPU."""
+    readers: int = 2
+    """Threads that read and resample audio."""
+
+    def __post_init__(self) -> None:
+        if bool(self.files) == bool(self.cuts):
+            raise ConfigError("give either --cuts with --out, or audio files")
+        if self.cuts and not self.out:
+            raise ConfigError("--cuts needs --out, the token store to write")
+        if self.shard_size < 1:
+            raise ConfigError("--shard-size must be at least 1")
+
+
+def encode_corpus(
+    cuts: Iterable[Cut],
+    tokenizer: Tokenizer,
+    out: Path | str,
+    *,
+    shard_size: int,
+    strict: bool = False,
+    extraction: ExtractConfig | None = None,
+    ranks: Ranks | None = None,
+) -> dict[str, Any] | None:
+    """Encode a corpus into a token store, or complete one that was begun.
+
+    Args:
+        cuts: in an order that is the same in every run and on every rank.
+        tokenizer: its copy goes into the store.
+        out: store folder.
+        shard_size: cuts in a shard.
+        strict: raise the first BadAudio instead of listing it.
+        extraction: batch size and readers; its windows must be the tokenizer's.
+        ranks: this process's share of the shards.
+
+    Returns:
+        The store's summary, or None while other ranks still have shards to do.
+    """
+    ranks = ranks or Ranks()
+    extraction = extraction or ExtractConfig(windows=tokenizer.config.windows)
+    if extraction.windows != tokenizer.config.windows:
+        raise ConfigError("extraction.windows must be the tokenizer's, since windows change tokens")
+    store = _open_store(tokenizer, Path(out), shard_size)
+    num_shards = 0
+    with Progress("encode", None) as progress:
+        for shard, members in enumerate(_shards(cuts, shard_size)):
+            num_shards = shard + 1
+            if shard % ranks.world_size != ranks.rank:
+                continue
+            inputs = _inputs_hash(members, tokenizer.fingerprint)
+            mark = store.done(shard)
+            if mark is None or mark["inputs"] != inputs:
+                (store.folder / "summary.json").unlink(missing_ok=True)
+                _encode_shard(store, shard, members, tokenizer, extraction, strict, inputs)
+            progress.add(sum(cut.duration for cut, _ in members))
+    return store.finish(num_shards)
+
+
+def _open_store(tokenizer: Tokenizer, out: Path, shard_size: int) -> TokenStore:
+    info = StoreInfo(
+        fingerprint=tokenizer.fingerprint,
+        frame_rate_hz=tokenizer.frame_rate_hz,
+        vocab_sizes=(tokenizer.vocab_size,),
+        dedup=tokenizer.config.dedup,
+        shard_size=shard_size,
+    )
+    store = TokenStore.create(out, info)
+    tokenizer.save(store.folder / "tokenizer")
+    return store
+
+
+def _shards(cuts: Iterable[Cut], shard_size: int) -> Iterator[list[tuple[Cut, bool]]]:
+    """Runs of `shard_size` cuts, each with whether its id was seen before (the second of a pair is the duplicate)."""
+    seen: set[bytes] = set()
+    members: list[tuple[Cut, bool]] = []
+    for cut in cuts:
+        digest = hashlib.blake2b(cut.id.encode(), digest_size=16).digest()
+        members.append((cut, digest in seen))
+        seen.add(digest)
+        if len(members) == shard_size:
+            yield members
+            members = []
+    if members:
+        yield members
+
+
+def _inputs_hash(members: Sequence[tuple[Cut, bool]], tokenizer: str) -> str:
+    """Hash of all that decides a shard: its cuts, the state of their files, and the tokenizer."""
+    return sha256([tokenizer, [[inputs_of(cut), twice] for cut, twice in members]])
+
+
+def _encode_shard(
+    store: TokenStore,
+    shard: int,
+    members: Sequence[tuple[Cut, bool]],
+    tokenizer: Tokenizer,
+    extraction: ExtractConfig,
+    strict: bool,
+    inputs: str,
+) -> None:
+    layer = tokenizer.config.layer
+
+    def labels(features: dict[int, torch.Tensor]) -> torch.Tensor:
+        return tokenizer.assigner.labels(features[layer])
+
+    usable, rejected = _sort_out(members)
+    encoded: list[tuple[Cut, TokenSequence]] = []
+    for cut, result in extract(usable, tokenizer.upstream, [layer], labels, extraction):
+        if isinstance(result, BadAudio):
+            rejected.append(result)
+        else:
+            encoded.append((cut, tokenizer.sequence(result.numpy())))
+    if rejected and strict:
+        raise rejected[0]
+    store.write_shard(shard, encoded, [error.row() for error in rejected], inputs)
+
+
+def _sort_out(members: Sequence[tuple[Cut, bool]]) -> tuple[list[Cut], list[BadAudio]]:
+    """Cuts to encode, and those that cannot be whatever their audio is."""
+    usable: list[Cut] = []
+    rejected: list[BadAudio] = []
+    for cut, twice in members:
+        if twice:
+            rejected.append(BadAudio(cut.id, "duplicate id", "an earlier cut has the same id"))
+            continue
+        try:
+            bare(cut)
+            usable.append(cut)
+        except ManifestError as error:
+            rejected.append(BadAudio(cut.id, "unreadable", str(error)))
+    return usable, rejected
+
+
+def encode_files(files: Sequence[str], tokenizer: Tokenizer, strict: bool) -> int:
+    """Print `path token token ...` for each audio file; a bad one goes to standard error.
+
+    Returns:
+        1 where a file could not be encoded, else 0.
+    """
+    layer = tokenizer.config.layer
+    failed = 0
+    for file in files:
+        found = load_cuts(file)
+        for cut, result in extract(
+            found,
+            tokenizer.upstream,
+            [layer],
+            lambda features: tokenizer.assigner.labels(features[layer]),
+            ExtractConfig(windows=tokenizer.config.windows, readers=1),
+        ):
+            if isinstance(result, BadAudio):
+                if strict:
+                    raise result
+                print(f"{file}: {result.reason}: {result.detail}", file=sys.stderr)
+                failed = 1
+            else:
+                tokens = tokenizer.sequence(result.numpy())
+                print(cut.id, *tokens.codes[:, 0].tolist())
+    return failed
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command `voxtok encode`."""
+    config = parse(EncodeConfig, argv, "voxtok encode", positional="files")
+    tokenizer = Tokenizer.load(config.tokenizer, device=config.device, upstream=config.upstream)
+    if config.dedup is not None:
+        tokenizer = tokenizer.with_dedup(config.dedup)
+    if config.files:
+        return encode_files(config.files, tokenizer, config.strict)
+    assert config.cuts and config.out
+    summary = encode_corpus(
+        load_cuts(config.cuts),
+        tokenizer,
+        config.out,
+        shard_size=config.shard_size,
+        strict=config.strict,
+        extraction=ExtractConfig(
+            windows=tokenizer.config.windows, max_batch_s=config.max_batch_s, readers=config.readers
+        ),
+        ranks=ranks_from_environment(),
+    )
+    if summary is None:
+        print("this rank's shards are done; the store is complete once the other ranks' are")
+        return 0
+    hours = summary["duration_s"] / 3600
+    print(
+        f"{summary['utterances']} utterances, {hours:.2f} h, {summary['tokens']} tokens -> {config.out}; "
+        f"{summary['rejected']} rejected" + (f" (see {config.out}/rejected.jsonl)" if summary["rejected"] else "")
+    )
+    return 0

@@ -1,0 +1,239 @@
+"""`voxtok fit`: cuts -> tokenizer. Features of one SSL layer stream into k-means, from audio or from a bounded cache.
+
+The folder ends with tokenizer.json, codebook.safetensors, health.json and rejected.jsonl. While fitting, work/ holds
+the checkpoint of k-means and the cache; a killed job run again goes on there and ends with the same bytes.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+
+from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.identity import inputs_of
+from voxtok.runtime.config import parse
+from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
+from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from voxtok.runtime.progress import Progress
+from voxtok.tokenize.extract import ExtractConfig, extract
+from voxtok.tokenize.frames import FrameSource, UtteranceFrames, cached
+from voxtok.tokenize.kmeans import KMeansConfig, fit_kmeans
+from voxtok.tokenize.load import load_upstream
+from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.upstream import Upstream
+from voxtok.tokenize.windows import WindowConfig
+
+log = logging.getLogger("voxtok")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Fit a k-means codebook on one layer of an SSL model."""
+
+    cuts: str
+    """Lhotse cuts, recordings or Shar folder."""
+    upstream: str
+    """mfcc, logmel, a Hugging Face folder or id[@revision], or torchaudio:NAME[=checkpoint]."""
+    layer: int
+    """Output of the layer-th transformer block, 1-based; 0 is the input to block 1 (mfcc and logmel have 0 only)."""
+    vocab_size: int
+    """K, the number of centroids."""
+    dedup: bool
+    """Whether the tokenizer merges runs of equal tokens into one with a duration."""
+    out: str
+    """Tokenizer folder to write."""
+    hours: float | None = None
+    """Fit on a random subset of utterances of about this many hours; null takes all."""
+    heldout: float = 0.02
+    """Share of utterances kept out of the fit, whose inertia the health report gives."""
+    seed: int = 0
+    """Seed of the subset, the sampling of frames and the seeding of centroids."""
+    cache: Literal["memory", "disk", "none"] = "memory"
+    """Where features wait between passes over them; none computes them anew from audio in every pass."""
+    cache_gb: float = 8.0
+    """Bound of that cache, per rank; beyond it a random subset of the frames is kept."""
+    cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Number format of the cache."""
+    backend: Literal["voxtok", "faiss"] = "voxtok"
+    """Which k-means fits."""
+    normalization: Literal["checkpoint", "utterance", "none"] = "checkpoint"
+    """Waveform normalisation: as the checkpoint's preprocessor says, always, or never (kNN-VC)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format that the SSL model computes in."""
+    window_s: float | None = 60.0
+    """Recordings longer than this are computed in windows of it; null computes every recording whole."""
+    overlap_s: float = 4.0
+    """Overlap of windows, of which each side's half is discarded."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    strict: bool = False
+    """Stop at the first bad recording instead of listing it in rejected.jsonl."""
+    max_batch_s: float = 240.0
+    """Padded seconds of audio in a batch, on a GPU."""
+    readers: int = 2
+    """Threads that read and resample audio."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.heldout < 1:
+            raise ConfigError("heldout is a share: 0 <= heldout < 1")
+        if self.hours is not None and self.hours <= 0:
+            raise ConfigError("hours must be positive, or null for all")
+        if self.cache_gb <= 0:
+            raise ConfigError("cache-gb must be positive")
+
+    @property
+    def windows(self) -> WindowConfig | None:
+        """The windows of long recordings."""
+        return None if self.window_s is None else WindowConfig(window_s=self.window_s, overlap_s=self.overlap_s)
+
+
+def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
+    """Fit a tokenizer and write its folder, or go on where a killed job stopped; a finished one is only loaded.
+
+    Raises:
+        ConfigError: more centroids than frames, a layer that the upstream lacks.
+        BadAudio: with `strict`, the first bad recording.
+    """
+    ranks = ranks or Ranks()
+    upstream = load_upstream(
+        config.upstream,
+        device=pick_device(config.device),
+        dtype=config.dtype,
+        normalization=config.normalization,
+        max_layer=config.layer,
+    )
+    out = Path(config.out)
+    training, heldout = choose(list(load_cuts(config.cuts)), config)
+    inputs = _inputs_hash(config, upstream, training, heldout)
+    if (out / "done.json").exists() and read_json(out / "done.json")["inputs"] == inputs:
+        log.info("%s is up to date", out)
+        return Tokenizer(_described(config), upstream, Codebook.load(out / "codebook.safetensors"))
+    work = _work_folder(out, inputs, ranks)
+    result = fit_kmeans(
+        _source(config, upstream, training, ranks, work, "training"),
+        KMeansConfig(vocab_size=config.vocab_size, seed=config.seed, backend=config.backend),
+        ranks,
+        pick_device(config.device),
+        checkpoint=work / "kmeans",
+        heldout=_source(config, upstream, heldout, ranks, work, "heldout") if heldout else None,
+    )
+    tokenizer = Tokenizer(_described(config), upstream, Codebook(result.centroids.cpu().numpy()))
+    if ranks.is_first:
+        tokenizer.save(out)
+        write_json(out / "health.json", result.report)
+        rows = [row for path in work.glob("rejected.*.jsonl") for row in read_jsonl(path)]
+        write_jsonl(out / "rejected.jsonl", sorted(rows, key=lambda row: str(row["id"])))
+        write_json(out / "done.json", {"inputs": inputs})
+        shutil.rmtree(work)
+    ranks.barrier()
+    return tokenizer
+
+
+def choose(cuts: Sequence[Cut], config: FitConfig) -> tuple[list[tuple[int, Cut]], list[tuple[int, Cut]]]:
+    """Split cuts into those to fit on and those held out, each with its index; seeded, in the order of the corpus."""
+    order = np.random.default_rng(config.seed).permutation(len(cuts))
+    if config.hours is not None:
+        ends_s = np.cumsum([cuts[i].duration for i in order])
+        order = order[: 1 + int(np.searchsorted(ends_s, config.hours * 3600))]
+    num_heldout = min(round(config.heldout * len(order)), len(order) - 1) if len(order) else 0
+    heldout, training = sorted(order[:num_heldout].tolist()), sorted(order[num_heldout:].tolist())
+    return [(i, cuts[i]) for i in training], [(i, cuts[i]) for i in heldout]
+
+
+def _source(
+    config: FitConfig, upstream: Upstream, members: Sequence[tuple[int, Cut]], ranks: Ranks, work: Path, part: str
+) -> FrameSource:
+    """This rank's frames, computed from audio in every pass or kept in the cache after the first."""
+    mine = members[ranks.rank :: ranks.world_size]
+    rejected = work / f"rejected.{part}.{ranks.rank}.jsonl"
+    frames = UtteranceFrames(upstream.width, partial(_utterances, config, upstream, mine, rejected), config.seed)
+    if config.cache == "none":
+        return frames
+    where: Path | Literal["memory"] = "memory" if config.cache == "memory" else work / f"cache.{part}.{ranks.rank}"
+    return cached(frames, where, getattr(torch, config.cache_dtype), int(config.cache_gb * 1e9))
+
+
+def _utterances(
+    config: FitConfig, upstream: Upstream, members: Sequence[tuple[int, Cut]], rejected: Path
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """(index in the corpus, (n, D) frames) of every readable utterance; a whole pass lists the others in `rejected`."""
+    extraction = ExtractConfig(windows=config.windows, max_batch_s=config.max_batch_s, readers=config.readers)
+    results = extract(
+        (cut for _, cut in members), upstream, [config.layer], lambda features: features[config.layer], extraction
+    )
+    bad: list[BadAudio] = []
+    with Progress("features", sum(cut.duration for _, cut in members)) as progress:
+        for (index, cut), (_, frames) in zip(members, results, strict=True):
+            progress.add(cut.duration)
+            if not isinstance(frames, BadAudio):
+                yield index, frames
+            elif config.strict:
+                raise frames
+            else:
+                bad.append(frames)
+    write_jsonl(rejected, (error.row() for error in bad))
+
+
+def _described(config: FitConfig) -> TokenizerConfig:
+    return TokenizerConfig(
+        upstream=config.upstream,
+        layer=config.layer,
+        normalization=config.normalization,
+        dtype=config.dtype,
+        windows=config.windows,
+        dedup=config.dedup,
+    )
+
+
+RESULT_OPTIONS = (
+    *("layer", "vocab_size", "dedup", "seed", "backend"),
+    *("window_s", "overlap_s", "cache", "cache_gb", "cache_dtype"),
+)
+"""Options that change the codebook, beside the cuts and the upstream."""
+
+
+def _inputs_hash(
+    config: FitConfig, upstream: Upstream, training: Sequence[tuple[int, Cut]], heldout: Sequence[tuple[int, Cut]]
+) -> str:
+    options = asdict(config)
+    chosen = {name: options[name] for name in RESULT_OPTIONS}
+    return sha256(
+        [chosen, upstream.identity, *([[i, inputs_of(cut)] for i, cut in part] for part in (training, heldout))]
+    )
+
+
+def _work_folder(out: Path, inputs: str, ranks: Ranks) -> Path:
+    """The folder of half-done work, emptied where it belongs to other inputs."""
+    work = out / "work"
+    if ranks.is_first:
+        (out / "done.json").unlink(missing_ok=True)
+        mark = work / "inputs.json"
+        if not mark.exists() or read_json(mark) != inputs:
+            shutil.rmtree(work, ignore_errors=True)
+            write_json(mark, inputs)
+    ranks.barrier()
+    return work
+
+
+def summary(tokenizer: Tokenizer, health: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    return f"{tokenizer.vocab_size} tokens, perplexity {health['perplexity']:.1f}, {tokenizer.fingerprint[:12]}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command `voxtok fit`."""
+    config = parse(FitConfig, argv, "voxtok fit")
+    with connected_ranks() as ranks:
+        tokenizer = fit(config, ranks)
+        if ranks.is_first:
+            print(summary(tokenizer, read_json(Path(config.out) / "health.json")), "->", config.out)
+    return 0

@@ -1,0 +1,243 @@
+"""`voxtok import-codebook`: a published k-means file becomes a tokenizer, and none of its code runs.
+
+Published codebooks are .npy arrays, torch files, or joblib pickles of scikit-learn's k-means (HuBERT L9 km500,
+mHuBERT L11 km1000, SpeechBrain's). The pickles are read by an unpickler in which every name stands for an inert
+record: arrays and numbers come out, nothing is imported and nothing is called.
+"""
+
+import io
+import pickle
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from voxtok.manifests.codebook import Codebook
+from voxtok.runtime.config import parse
+from voxtok.runtime.distributed import pick_device
+from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.tokenize.load import load_upstream
+from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.windows import WindowConfig
+
+CENTROID_NAMES = ("cluster_centers_", "centroids", "cluster_centers", "codebook", "embedding", "C")
+"""Names under which published files keep the (K, D) array, in the order they are tried."""
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError),
+    *(pickle.UnpicklingError, zlib.error),
+)
+"""What readers raise on damaged or hostile files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Make a tokenizer of a published codebook; layer and upstream must be those it was fitted on."""
+
+    files: tuple[str, ...]
+    """The codebook: one .npy, .pt, .safetensors or joblib/pickle file."""
+    upstream: str
+    """The SSL model that the codebook belongs to: a Hugging Face folder or id, torchaudio:NAME, mfcc or logmel."""
+    layer: int
+    """The layer that it was fitted on: output of the layer-th block, 1-based (fairseq's number)."""
+    dedup: bool
+    """Whether the tokenizer merges runs of equal tokens."""
+    out: str
+    """Tokenizer folder to write."""
+    normalization: str = "checkpoint"
+    """Waveform normalisation: checkpoint (as its preprocessor says), utterance or none."""
+    window_s: float | None = 60.0
+    """Recordings longer than this are computed in windows of it; null computes every recording whole."""
+    overlap_s: float = 4.0
+    """Overlap of windows, of which each side's half is discarded."""
+
+    def __post_init__(self) -> None:
+        if len(self.files) != 1:
+            raise ConfigError(f"give one codebook file, not {len(self.files)}")
+
+
+def read_centroids(path: Path | str) -> npt.NDArray[np.float32]:
+    """Read the (K, D) centroids of a published file, whatever its format.
+
+    Raises:
+        CorruptFile: unreadable, without centroids, or a pickle that needs names other than inert records.
+    """
+    path = Path(path)
+    head = _head(path)
+    try:
+        if head.startswith(b"\x93NUMPY"):
+            found: Any = np.load(path, allow_pickle=False)
+        elif head.startswith(b"PK"):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        elif path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found = load_file(path)
+        else:
+            found = read_pickle(path)
+    except UNREADABLE as error:
+        raise CorruptFile(f"{path}: not a readable codebook ({error})") from error
+    centroids = _centroids(found)
+    if centroids is None:
+        raise CorruptFile(f"{path}: holds no (K, D) array under any of the names {', '.join(CENTROID_NAMES)}")
+    return np.ascontiguousarray(centroids, dtype=np.float32)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)
+    except OSError as error:
+        raise CorruptFile(f"{path}: cannot be opened ({error.strerror})") from error
+
+
+def _centroids(found: Any) -> npt.NDArray[Any] | None:
+    if isinstance(found, torch.Tensor):
+        found = found.detach().float().numpy()
+    if isinstance(found, np.ndarray):
+        return found if found.ndim == 2 and found.dtype.kind == "f" else None
+    named = found.state if isinstance(found, _Inert) else found
+    if isinstance(named, dict):
+        for name in CENTROID_NAMES:
+            if name in named:
+                return _centroids(named[name])
+        arrays = [array for array in map(_centroids, named.values()) if array is not None]
+        return arrays[0] if len(arrays) == 1 else None
+    return None
+
+
+class _Inert:
+    """What any class named in a pickle becomes: its arguments and state, no behaviour."""
+
+    args: tuple[Any, ...] = ()
+    state: Any = None
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Dtype(_Inert):
+    """numpy.dtype('f8', False, True), then its state (version, byte order, ...)."""
+
+    def real(self) -> np.dtype[Any]:
+        order = self.state[1] if self.state else "="
+        dtype = np.dtype(self.args[0]).newbyteorder("=" if order == "|" else order)
+        if dtype.kind not in "fiub":
+            raise pickle.UnpicklingError(f"an array of {self.args[0]} is not read")
+        return dtype
+
+
+class _Array(_Inert):
+    """numpy's _reconstruct(...), then its state (version, shape, dtype, fortran order, bytes)."""
+
+    def real(self) -> npt.NDArray[Any]:
+        _, shape, dtype, fortran, content = self.state
+        flat = np.frombuffer(content, dtype=dtype.real())
+        return flat.reshape(shape, order="F" if fortran else "C")
+
+
+class _JoblibArray(_Inert):
+    """joblib's NumpyArrayWrapper: a description whose bytes follow it in the file."""
+
+    def read(self, file: io.BufferedIOBase) -> npt.NDArray[Any]:
+        if self.state.get("numpy_array_alignment_bytes") is not None:
+            file.read(file.read(1)[0])
+        dtype = self.state["dtype"].real()
+        shape = tuple(int(size) for size in self.state["shape"])
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        content = file.read(size)
+        if len(content) != size:
+            raise EOFError("the file ends inside an array")
+        order = "F" if self.state["order"] == "F" else "C"
+        return np.frombuffer(content, dtype=dtype).reshape(shape, order=cast(Any, order))
+
+
+def _inert_class(module: str, name: str) -> Callable[..., Any]:
+    """The inert stand-in for a name; only numpy, scikit-learn and joblib are known by name at all."""
+    if module.split(".")[0] not in ("numpy", "sklearn", "joblib"):
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which a codebook has no use for: refused")
+    match name:
+        case "dtype":
+            return _Dtype
+        case "_reconstruct":
+            return _Array
+        case "NumpyArrayWrapper":
+            return _JoblibArray
+        case _:
+            return _Inert
+
+
+class _InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """The pure-Python unpickler, in which BUILD reads joblib's arrays and no name is ever imported."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__(file)
+        self.raw = file
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _inert_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it has persistent references: refused")
+
+    def load_build(self) -> None:
+        super().load_build()
+        top = self.stack[-1]
+        if isinstance(top, _JoblibArray):
+            self.stack[-1] = top.read(self.raw)
+        elif isinstance(top, _Array):
+            self.stack[-1] = top.real()
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[attr-defined]
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a plain or zlib-compressed joblib/pickle file into dicts, arrays and inert records."""
+    content = path.read_bytes()
+    if content[:1] == b"\x78":
+        content = zlib.decompress(content)
+    return _InertUnpickler(cast(Any, io.BytesIO(content))).load()
+
+
+def import_codebook(config: ImportConfig) -> Tokenizer:
+    """Join a published codebook with its SSL model, and write the tokenizer folder.
+
+    Raises:
+        CorruptFile: see `read_centroids`.
+        ConfigError: the codebook's dimensions are not those of the layer.
+    """
+    codebook = Codebook(read_centroids(config.files[0]))
+    described = TokenizerConfig(
+        upstream=config.upstream,
+        layer=config.layer,
+        normalization=config.normalization,
+        dtype="float32",
+        windows=None if config.window_s is None else WindowConfig(window_s=config.window_s, overlap_s=config.overlap_s),
+        dedup=config.dedup,
+    )
+    upstream = load_upstream(
+        config.upstream,
+        device=pick_device("auto"),
+        dtype="float32",
+        normalization=config.normalization,
+        max_layer=config.layer,
+    )
+    tokenizer = Tokenizer(described, upstream, codebook)
+    tokenizer.save(config.out)
+    return tokenizer
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command `voxtok import-codebook`."""
+    config = parse(ImportConfig, argv, "voxtok import-codebook", positional="files")
+    tokenizer = import_codebook(config)
+    print(f"{tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]} -> {config.out}")
+    return 0
