@@ -68,7 +68,7 @@ def export_text(store: TokenStore, out: Path) -> int:
 
 def export_kaldi(store: TokenStore, out: Path) -> int:
     """A Kaldi data folder whose `text` holds tokens; sorted by id, as Kaldi's tools require."""
-    rows = sorted((cut.id, _words(tokens), _speaker(cut), tokens.duration_s) for cut, tokens in store)
+    rows = sorted((cut.id, _words(tokens), _speaker(cut), cut.duration) for cut, tokens in store)
     speakers: dict[str, list[str]] = {}
     for cut_id, _, speaker, _ in rows:
         speakers.setdefault(speaker, []).append(cut_id)

@@ -15,6 +15,7 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from lhotse import CutSet
 from lhotse.array import Array, TemporalArray
 from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
 
 from voxtok.manifests.identity import bare
 from voxtok.manifests.tokens import TokenSequence
@@ -125,10 +127,18 @@ class TokenStore:
         return CutSet.from_shar(in_dir=self.folder / "shar")
 
     def __iter__(self) -> Iterator[tuple[Cut, TokenSequence]]:
-        for cut in self.cuts():
-            durations = cut.durations.load() if self.info.dedup else None
-            codes = cut.tokens.load() if self.info.dedup else cut.tokens.array.load()
-            yield cut, TokenSequence(codes, self.frame_rate_hz, self.fingerprint, durations)
+        for path in sorted((self.folder / "shar").glob("cuts.*.jsonl.gz")):
+            yield from self._read_shard(int(path.name.split(".")[1]))
+
+    def _read_shard(self, shard: int) -> Iterator[tuple[Cut, TokenSequence]]:
+        cuts = map(deserialize_item, read_jsonl(self.path("cuts", shard)))
+        codes = _read_arrays(self.path("tokens", shard))
+        durations = _read_arrays(self.path("durations", shard)) if self.info.dedup else repeat(("", None))
+        for cut, (name, rows) in zip(cuts, codes, strict=True):
+            _, lengths = next(durations)
+            if name != cut.id:
+                raise CorruptFile(f"{self.path('tokens', shard)} has {name} where the cuts have {cut.id}")
+            yield cut, TokenSequence(rows, self.frame_rate_hz, self.fingerprint, lengths)
 
     def write_shard(
         self, shard: int, encoded: Sequence[tuple[Cut, TokenSequence]], rejected: Sequence[dict[str, str]], inputs: str
@@ -214,6 +224,15 @@ class TokenStore:
                 np.save(data, array, allow_pickle=False)
                 _add(tar, f"{key}.npy", data.getvalue())
                 _add(tar, f"{key}.json", json.dumps(manifest.to_dict()).encode())
+
+
+def _read_arrays(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """(cut id, array) of every member that holds data."""
+    with tarfile.open(path, mode="r:") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if member.name.endswith(".npy") and content is not None:
+                yield member.name.removesuffix(".npy"), np.load(io.BytesIO(content.read()), allow_pickle=False)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -70,9 +69,9 @@ def _write_lines(file: BinaryIO | gzip.GzipFile, rows: Iterable[Any]) -> None:
 def read_jsonl(path: Path | str) -> Iterator[Any]:
     """Read one JSON value a line, from plain or gzip text."""
     path = Path(path)
-    with open(path, "rb") as file:
-        raw = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-        for line in io.TextIOWrapper(raw, encoding="utf-8"):
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
+    with opened as file:
+        for line in file:
             yield json.loads(line)
 
 

@@ -1,0 +1,179 @@
+"""The token store: plain Lhotse reads it, bytes repeat, shards are redone when what went in changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from tests.toy_corpus import write_toy_corpus
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.export import export, load_flat
+from voxtok.manifests.store import StoreInfo, TokenStore
+from voxtok.manifests.tokens import TokenSequence, smallest_dtype
+from voxtok.runtime.errors import ConfigError, CorruptFile
+
+VOCAB = 300
+
+
+lhotse_leaves_its_tar_open = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> list[Cut]:
+    return list(load_cuts(write_toy_corpus(tmp_path_factory.mktemp("toy"), [0.5, 1.0, 0.7, 0.3, 0.9])))
+
+
+def tokens_of(cut: Cut, dedup: bool = False) -> TokenSequence:
+    rng = np.random.default_rng(int(cut.duration * 1000))
+    codes = np.repeat(rng.integers(0, VOCAB, round(cut.duration * 25)), 2)[: round(cut.duration * 50)]
+    tokens = TokenSequence(codes[:, None].astype(smallest_dtype(VOCAB)), 50.0, "f")
+    return tokens.dedup() if dedup else tokens
+
+
+def write(folder: Path, cuts: list[Cut], dedup: bool = False, shard_size: int = 2) -> TokenStore:
+    info = StoreInfo(fingerprint="f", frame_rate_hz=50.0, vocab_sizes=(VOCAB,), dedup=dedup, shard_size=shard_size)
+    store = TokenStore.create(folder, info)
+    shards = [cuts[i : i + shard_size] for i in range(0, len(cuts), shard_size)]
+    for shard, members in enumerate(shards):
+        store.write_shard(shard, [(cut, tokens_of(cut, dedup)) for cut in members], [], inputs="x")
+    store.finish(len(shards))
+    return TokenStore.open(folder)
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_what_was_written_comes_back(dedup: bool, cuts: list[Cut], tmp_path: Path) -> None:
+    store = write(tmp_path / "s", cuts, dedup)
+    found = list(store)
+    assert [cut.id for cut, _ in found] == [cut.id for cut in cuts]
+    for cut, tokens in found:
+        expected = tokens_of(cut, dedup)
+        assert np.array_equal(tokens.codes, expected.codes) and tokens.codes.dtype == np.uint16
+        assert np.array_equal(tokens.expand().codes, tokens_of(cut).codes)
+    assert store.summary["frames"] == sum(len(tokens_of(cut)) for cut in cuts)
+
+
+@lhotse_leaves_its_tar_open
+def test_plain_lhotse_reads_tokens_and_audio(cuts: list[Cut], tmp_path: Path) -> None:
+    write(tmp_path / "s", cuts)
+    for cut in CutSet.from_shar(in_dir=tmp_path / "s" / "shar"):
+        assert np.array_equal(cut.load_tokens(), tokens_of(cut).codes)
+        assert cut.load_audio().shape == (1, cut.num_samples)
+        assert cut.supervisions[0].alignment["phone"]
+
+
+@lhotse_leaves_its_tar_open
+def test_a_cut_inside_a_recording_keeps_its_tokens(cuts: list[Cut], tmp_path: Path) -> None:
+    """Lhotse's own writer puts the array's start at 0, so a cut that begins at 0.2 s would lose its first 10 frames."""
+    part = cuts[1].truncate(offset=0.2, duration=0.6)
+    write(tmp_path / "s", [part])
+    (found,) = CutSet.from_shar(in_dir=tmp_path / "s" / "shar")
+    assert np.array_equal(found.load_tokens(), tokens_of(part).codes)
+    half = found.truncate(offset=0.2, duration=0.2)
+    assert np.array_equal(half.load_tokens(), tokens_of(part).codes[10:20])
+
+
+def test_equal_tokens_give_equal_bytes(cuts: list[Cut], tmp_path: Path) -> None:
+    trees = []
+    for name in ("a", "b"):
+        write(tmp_path / name, cuts, dedup=True)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        trees.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
+    assert trees[0] == trees[1] and len(trees[0]) == 3 * 3 + 2 * 3 + 3
+
+
+def test_an_unfinished_store_cannot_be_read(cuts: list[Cut], tmp_path: Path) -> None:
+    store = write(tmp_path / "s", cuts)
+    (tmp_path / "s" / "summary.json").unlink()
+    with pytest.raises(CorruptFile, match="has not finished"):
+        TokenStore.open(tmp_path / "s")
+    assert store.finish(4) is None
+    assert store.finish(3) is not None
+
+
+def test_a_shorter_corpus_leaves_no_old_shards(cuts: list[Cut], tmp_path: Path) -> None:
+    store = write(tmp_path / "s", cuts)
+    store.finish(1)
+    assert [cut.id for cut, _ in TokenStore.open(tmp_path / "s")] == [cut.id for cut in cuts[:2]]
+
+
+def test_other_folders_are_named_errors(tmp_path: Path) -> None:
+    with pytest.raises(CorruptFile, match="not a token store"):
+        TokenStore.open(tmp_path)
+    (tmp_path / "store.json").write_text('{"format": "voxtok-tokens", "version": 99}')
+    with pytest.raises(CorruptFile, match="version 1"):
+        TokenStore.open(tmp_path)
+
+
+def test_text_lines(cuts: list[Cut], tmp_path: Path) -> None:
+    export(write(tmp_path / "s", cuts), "text", tmp_path / "text")
+    for line, cut in zip((tmp_path / "text").read_text().splitlines(), cuts, strict=True):
+        name, *words = line.split()
+        assert name == cut.id and [int(word) for word in words] == tokens_of(cut).codes[:, 0].tolist()
+
+
+def test_kaldi_folder_is_sorted_and_complete(cuts: list[Cut], tmp_path: Path) -> None:
+    export(write(tmp_path / "s", list(reversed(cuts))), "kaldi", tmp_path / "k")
+    ids = [line.split()[0] for line in (tmp_path / "k" / "text").read_text().splitlines()]
+    assert ids == sorted(cut.id for cut in cuts)
+    assert (tmp_path / "k" / "utt2spk").read_text().splitlines()[0] == "utt000 s0"
+    assert (tmp_path / "k" / "spk2utt").read_text().splitlines() == ["s0 utt000 utt002 utt004", "s1 utt001 utt003"]
+    assert (tmp_path / "k" / "utt2dur").read_text().splitlines()[0] == "utt000 0.5000"
+
+
+def test_fairseq_files(cuts: list[Cut], tmp_path: Path) -> None:
+    export(write(tmp_path / "s", cuts), "fairseq", tmp_path / "f")
+    root, *rows = (tmp_path / "f" / "tokens.tsv").read_text().splitlines()
+    labels = (tmp_path / "f" / "tokens.km").read_text().splitlines()
+    for row, label, cut in zip(rows, labels, cuts, strict=True):
+        path, samples = row.split("\t")
+        assert (Path(root) / path).is_file() and int(samples) == cut.num_samples
+        assert [int(word) for word in label.split()] == tokens_of(cut).codes[:, 0].tolist()
+    assert len((tmp_path / "f" / "dict.km.txt").read_text().splitlines()) == VOCAB
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_parquet_table(dedup: bool, cuts: list[Cut], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export(write(tmp_path / "s", cuts, dedup), "parquet", tmp_path / "t.parquet")
+    table = parquet.read_table(tmp_path / "t.parquet")
+    assert table.schema.metadata[b"fingerprint"] == b"f"
+    for row, cut in zip(table.to_pylist(), cuts, strict=True):
+        tokens = tokens_of(cut, dedup)
+        assert row["id"] == cut.id and row["codes"] == tokens.codes[:, 0].tolist()
+        assert tokens.durations is None or row["durations"] == tokens.durations.tolist()
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_flat_arrays_are_memory_mapped(dedup: bool, cuts: list[Cut], tmp_path: Path) -> None:
+    export(write(tmp_path / "s", cuts, dedup), "flat", tmp_path / "flat")
+    flat = load_flat(tmp_path / "flat")
+    assert isinstance(flat.tokens, np.memmap) and flat.tokens.dtype == np.uint16 and flat.fingerprint == "f"
+    assert len(flat) == len(cuts)
+    for i, cut in enumerate(cuts):
+        assert np.array_equal(flat[i], tokens_of(cut, dedup).codes)
+    if dedup:
+        assert np.load(tmp_path / "flat" / "durations.npy").sum() == sum(len(tokens_of(cut)) for cut in cuts)
+
+
+def two_streams(folder: Path, cuts: list[Cut]) -> TokenStore:
+    info = StoreInfo(fingerprint="f", frame_rate_hz=50.0, vocab_sizes=(4, 4), dedup=False, shard_size=9)
+    store = TokenStore.create(folder, info)
+    codes = np.array([[1, 2], [3, 0]], dtype=np.uint8)
+    store.write_shard(0, [(cut, TokenSequence(codes, 50.0, "f")) for cut in cuts], [], inputs="x")
+    store.finish(1)
+    return TokenStore.open(folder)
+
+
+def test_several_streams_are_kept_or_refused(cuts: list[Cut], tmp_path: Path) -> None:
+    store = two_streams(tmp_path / "s", cuts)
+    export(store, "text", tmp_path / "text")
+    assert (tmp_path / "text").read_text().splitlines()[0] == "utt000 1,2 3,0"
+    export(store, "flat", tmp_path / "flat")
+    assert load_flat(tmp_path / "flat")[1].tolist() == [[1, 2], [3, 0]]
+    refuse: list[Callable[[], object]] = [lambda: export(store, "fairseq", tmp_path / "f"), lambda: store.vocab_size]
+    for action in refuse:
+        with pytest.raises(ConfigError, match="stream"):
+            action()
