@@ -1,8 +1,24 @@
-"""One cut's samples: mono float32 at the asked rate, or a BadAudio that says why not."""
+"""A cut's samples, whole or by spans: mono float32 at the asked rate, or a BadAudio that says why not.
+
+Files and in-memory recordings are read by soundfile at exact sample positions, so that an hour-long file can be taken
+span by span; everything else (pipes, URLs, mixed cuts, Lhotse transforms) is read whole through Lhotse.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lhotse.cut import Cut
+import soundfile
+import torch
+from lhotse import Recording
+from lhotse.audio import AudioSource
+from lhotse.augmentation import AudioTransform, Resample, get_or_create_resampler
+from lhotse.cut import Cut, MonoCut, MultiCut
+from lhotse.utils import compute_num_samples
 
 from voxtok.runtime.errors import BadAudio
 
@@ -11,25 +27,208 @@ Samples = npt.NDArray[np.float32]
 REASONS = ("missing", "unreadable", "empty", "too short", "truncated", "non-finite", "wrong rate", "duplicate id")
 """Every reason that a line of rejected.jsonl can give."""
 
+TOLERANCE_S = 0.025
+"""A recording may be this much shorter than its manifest says (zeros fill it up); beyond, it is truncated."""
+
 
 def read_audio(cut: Cut, sampling_rate: int) -> Samples:
-    """Read a cut through Lhotse, down-mixed by the mean over channels and resampled.
+    """Read a whole cut, down-mixed by the mean over its channels and resampled (windowed sinc, as Lhotse does).
 
     Returns:
-        (num_samples,) float32.
+        (num_samples(cut, sampling_rate),) float32.
 
     Raises:
-        BadAudio: the recording is missing, unreadable, empty, truncated or has non-finite samples.
+        BadAudio: the recording is missing, unreadable, empty, truncated, of another sampling rate than its manifest
+            says, or has non-finite samples.
+    """
+    return read_span(cut, sampling_rate, 0, num_samples(cut, sampling_rate))
+
+
+def num_samples(cut: Cut, sampling_rate: int) -> int:
+    """Samples of a cut at a sampling rate: its duration, rounded half up."""
+    return int(compute_num_samples(cut.duration, sampling_rate))
+
+
+def read_span(cut: Cut, sampling_rate: int, start: int, stop: int) -> Samples:
+    """Read the samples [start, stop) of `read_audio(cut, sampling_rate)` without reading the rest.
+
+    When the rate changes, as many source samples as the resampling filter is long are read on both sides, so a span
+    equals that part of the whole to float32 rounding.
+
+    Args:
+        start, stop: positions at `sampling_rate`; positions outside the cut are clipped to it, as in slicing.
+
+    Returns:
+        (stop - start,) float32.
+
+    Raises:
+        BadAudio: as `read_audio`.
+    """
+    length = num_samples(cut, sampling_rate)
+    if length == 0:
+        raise BadAudio(cut.id, "empty", f"the cut lasts {cut.duration} s")
+    start, stop = min(max(start, 0), length), min(max(stop, 0), length)
+    if start >= stop:
+        return np.zeros(0, dtype=np.float32)
+    rate = native_rate(cut)
+    if rate == sampling_rate:
+        return _fill(_mono(read_channels(cut, start, stop)), stop - start)
+    common = math.gcd(rate, sampling_rate)
+    block_in, block_out = rate // common, sampling_rate // common  # the filter repeats every block
+    resampler = get_or_create_resampler(rate, sampling_rate)
+    margin = math.ceil(resampler.width / block_in) + 1
+    first = max(start // block_out - margin, 0)
+    last = math.ceil(stop / block_out) + margin
+    samples = _mono(read_channels(cut, first * block_in, last * block_in))
+    with torch.inference_mode():
+        resampled: Samples = resampler(torch.from_numpy(samples)).numpy()
+    return _fill(resampled[start - first * block_out : stop - first * block_out], stop - start)
+
+
+def native_rate(cut: Cut) -> int:
+    """Sampling rate at which `read_channels` reads a cut: the file's own wherever the file is read directly."""
+    if _is_direct(cut) and cut.recording.transforms:
+        return int(_transform(cut.recording).source_sampling_rate)
+    return int(cut.sampling_rate)
+
+
+def read_channels(cut: Cut, start: int, stop: int) -> Samples:
+    """Read the samples [start, stop) of a cut at `native_rate(cut)`, every channel of the cut apart.
+
+    Returns:
+        (channels, n) float32 with n = stop - start, less where the cut ends before `stop`.
+
+    Raises:
+        BadAudio: as `read_audio`.
+    """
+    rate = native_rate(cut)
+    stop = min(stop, num_samples(cut, rate))
+    if _is_direct(cut):
+        offset = int(compute_num_samples(cut.start, rate))
+        audio = _read_sources(cut, lambda source: _read_direct(cut, source, rate, offset + start, offset + stop))
+    else:
+        audio = _guarded(cut, lambda: _through_lhotse(cut))[:, start:stop]
+    if not np.isfinite(audio).all():
+        raise BadAudio(cut.id, "non-finite", "NaN or infinite samples")
+    return audio
+
+
+def _is_direct(cut: Cut) -> bool:
+    """Whether soundfile can read any span of it: an untransformed (at most resampled) file or in-memory recording."""
+    if not isinstance(cut, MonoCut | MultiCut) or not cut.has_recording or cut.recording.has_video:
+        return False
+    recording = cut.recording
+    if any(source.type not in ("file", "memory") or ".tar/" in str(source.source) for source in recording.sources):
+        return False
+    return not recording.transforms or (len(recording.transforms) == 1 and isinstance(_transform(recording), Resample))
+
+
+def _transform(recording: Recording) -> Any:
+    first = recording.transforms[0]
+    return AudioTransform.from_dict(first) if isinstance(first, dict) else first
+
+
+def _read_sources(cut: Cut, read: Callable[[AudioSource], Samples]) -> Samples:
+    """Stack the cut's channels, which may lie in one file each."""
+    wanted = {cut.channel} if isinstance(cut.channel, int) else set(cut.channel)
+    rows = []
+    for source in cut.recording.sources:
+        keep = [row for row, channel in enumerate(source.channels) if channel in wanted]
+        if keep:
+            rows.append(read(source)[keep])
+    if not rows:
+        raise BadAudio(cut.id, "missing", f"no source has channel {sorted(wanted)}")
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _read_direct(cut: Cut, source: AudioSource, rate: int, start: int, stop: int) -> Samples:
+    """Read samples [start, stop) of a file or of bytes; (channels, stop - start).
+
+    MP3 and Opus frames depend on those before them: after a seek they are right only some frames later, so a second
+    more is decoded in front.
     """
     try:
-        audio = cut.resample(sampling_rate).load_audio()
+        file = soundfile.SoundFile(io.BytesIO(source.source) if source.type == "memory" else source.source)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        return _not_opened(cut, source, error)[:, start:stop]
+    with file:
+        if file.samplerate != rate:
+            raise BadAudio(cut.id, "wrong rate", f"the file has {file.samplerate} Hz, the manifest says {rate} Hz")
+        if file.frames == 0:
+            raise BadAudio(cut.id, "empty", "the file has no samples")
+        _check_length(cut, file.frames, int(compute_num_samples(cut.recording.duration, rate)), rate)
+        try:
+            lead_in = min(start, rate if file.subtype.startswith(("MPEG", "OPUS")) else 0)
+            file.seek(min(start - lead_in, file.frames))
+            audio = file.read(lead_in + stop - start, dtype="float32", always_2d=True).T[:, lead_in:]  # (channels, n)
+        except soundfile.SoundFileError as error:
+            raise BadAudio(cut.id, "truncated", f"{_place(source)}: {_one_line(error)}") from error
+    _check_length(cut, start + audio.shape[1], stop, rate)
+    return _fill(audio, stop - start)
+
+
+def _not_opened(cut: Cut, source: AudioSource, error: Exception) -> Samples:
+    """Say why a source does not open, unless Lhotse has a reader for a format that libsndfile does not know."""
+    place = _place(source)
+    if source.type == "file":
+        path = Path(source.source)
+        if not path.exists():
+            raise BadAudio(cut.id, "missing", f"{place}: no such file") from error
+        if path.is_file() and path.stat().st_size == 0:
+            raise BadAudio(cut.id, "unreadable", f"{place}: zero bytes") from error
+        if path.suffix.lower() in (".sph", ".m4a", ".mp4", ".aac", ".wma", ".webm"):
+            return _guarded(cut, lambda: np.atleast_2d(source.load_audio()))
+    raise BadAudio(cut.id, "unreadable", f"{place}: {_one_line(error)}") from error
+
+
+def _through_lhotse(cut: Cut) -> Samples:
+    """The whole cut by Lhotse's readers; (channels, n). Pipes and URLs have no spans: all is read, then sliced."""
+    if isinstance(cut, MonoCut | MultiCut) and cut.has_recording and not cut.recording.transforms:
+        start = int(compute_num_samples(cut.start, cut.sampling_rate))
+        audio = cut.recording.load_audio(channels=cut.channel)
+        return np.asarray(audio[:, start : start + num_samples(cut, cut.sampling_rate)], dtype=np.float32)
+    audio = cut.load_audio()
+    if audio is None:
+        raise BadAudio(cut.id, "missing", "the cut has no recording")
+    return np.asarray(audio, dtype=np.float32)
+
+
+def _guarded(cut: Cut, read: Callable[[], Samples]) -> Samples:
+    """Run one of Lhotse's readers and turn whatever it raises into a BadAudio."""
+    try:
+        audio = read()
+    except BadAudio:
+        raise
     except FileNotFoundError as error:
-        raise BadAudio(cut.id, "missing", str(error)) from error
-    except Exception as error:
-        raise BadAudio(cut.id, "unreadable", str(error).strip().splitlines()[0]) from error
-    samples = np.ascontiguousarray(audio.mean(axis=0), dtype=np.float32)
-    if not len(samples):
+        raise BadAudio(cut.id, "missing", _one_line(error)) from error
+    except Exception as error:  # Lhotse's readers raise anything, AssertionError included
+        reason = "truncated" if "number of declared samples" in str(error) else "unreadable"
+        raise BadAudio(cut.id, reason, _one_line(error)) from error
+    if audio.shape[-1] == 0:
         raise BadAudio(cut.id, "empty", "no samples")
-    if not np.isfinite(samples).all():
-        raise BadAudio(cut.id, "non-finite", "NaN or infinite samples")
-    return samples
+    return audio
+
+
+def _check_length(cut: Cut, found: int, expected: int, rate: int) -> None:
+    if expected - found > TOLERANCE_S * rate:
+        detail = f"{found / rate:.3f} s of audio where the manifest says {expected / rate:.3f} s"
+        raise BadAudio(cut.id, "truncated", detail)
+
+
+def _mono(audio: Samples) -> Samples:
+    return np.ascontiguousarray(audio[0] if len(audio) == 1 else audio.mean(axis=0), dtype=np.float32)
+
+
+def _fill(audio: Samples, length: int) -> Samples:
+    """Zeros after the end, where the last few samples are missing within the tolerance."""
+    lacking = length - audio.shape[-1]
+    return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, lacking)]) if lacking else np.ascontiguousarray(audio)
+
+
+def _place(source: AudioSource) -> str:
+    return "in memory" if source.type == "memory" else str(source.source)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
