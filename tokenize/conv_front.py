@@ -1,0 +1,141 @@
+"""The convolutional front of the wav2vec2 family: waveform -> one vector per hop, as matrix products.
+
+Frames are kept channels-last, (B, frames, channels). A convolution of kernel 3 and stride 2 is then a product over a
+strided view of pairs of frames plus one over every second frame: no copies, no unfolding. Time is worked off in blocks
+that stay in a CPU's cache, so memory does not grow with the utterance either.
+
+A group norm over time (HuBERT base, wav2vec 2.0 base, WavLM base) is folded into the first convolution's weights, from
+the moments of the utterance's own samples: padding cannot reach it, and a block needs no other block.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from voxtok.tokenize.architecture import Architecture
+from voxtok.tokenize.moments import Moments
+from voxtok.tokenize.weights import WeightReader
+
+FRONT_EPSILON = 1e-5
+CACHE_FRAMES = 100
+"""Output frames of a block on a CPU: its largest activation then takes 13 MB."""
+DEVICE_FRAMES = 8192
+"""Output frames of a block, over the whole batch, on an accelerator: 1 GB."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is done to a waveform before the first convolution: (x - mean) * gain, float64 scalars."""
+
+    mean: torch.Tensor
+    gain: torch.Tensor
+
+
+class ConvFront:
+    """The convolutions of one model."""
+
+    def __init__(self, reader: WeightReader, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.dtype = reader.dtype
+        self.device = reader.device
+        first, *rest = [_layer_weights(reader, architecture, index) for index in range(len(architecture.kernels))]
+        self.first = first.double()  # (kernel + 1, C): the last row is the bias
+        self.rest = [weight.to(reader.dtype).contiguous() for weight in rest]  # (kernel * C + 1, C')
+        normed = 1 if architecture.front_norm == "group" else len(architecture.kernels)
+        self.norms = [
+            reader.norm(f"feature_extractor.conv_layers.{index}.layer_norm", architecture.channels[index])
+            for index in range(normed)
+        ]
+
+    def fold(self, scaling: Scaling, moments: Moments) -> torch.Tensor:
+        """The first convolution's weights for one recording, its group norm (if it has one) folded in.
+
+        Args:
+            scaling: of the recording's waveform.
+            moments: over the recording's samples as they were before scaling, with windows if there is a group norm.
+
+        Returns:
+            (kernel + 1, C) float32; the last row is the bias.
+        """
+        if self.architecture.front_norm == "layer":
+            return self.first.float()
+        weight, bias = self.first[:-1], self.first[-1]
+        mean, covariance = moments.window()
+        channel_mean = ((mean - scaling.mean) * scaling.gain) @ weight + bias
+        variance = ((covariance * scaling.gain**2) @ weight * weight).sum(0).clamp_min(0)
+        scale, shift = self.norms[0]
+        gain = scale.double() * torch.rsqrt(variance + FRONT_EPSILON)
+        return torch.cat([weight * gain, ((bias - channel_mean) * gain + shift.double())[None]]).float()
+
+    def __call__(self, waveforms: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Compute the frames that fit in T samples.
+
+        Args:
+            waveforms: (B, T) float32, scaled, with finite padding.
+            first: (B, kernel + 1, C) float32, from `fold`.
+
+        Returns:
+            (B, F, C') in the computation's dtype; frames that see padding are of no use.
+        """
+        frames = self.architecture.num_frames(waveforms.shape[1])
+        on_cpu = waveforms.device.type == "cpu"
+        block = CACHE_FRAMES if on_cpu else max(CACHE_FRAMES, DEVICE_FRAMES // len(waveforms))
+        hop, extra = self.architecture.hop_samples, self.architecture.min_samples - self.architecture.hop_samples
+        blocks = [
+            self._block(waveforms[:, start * hop : min(start + block, frames) * hop + extra], first)
+            for start in range(0, frames, block)
+        ]
+        return torch.cat(blocks, dim=1)
+
+    def _block(self, waveforms: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        kernels, strides = self.architecture.kernels, self.architecture.strides
+        # The first product stays in float32: samples have 16 bits, bfloat16 has 8. It costs 1 % of the front.
+        windows = waveforms.unfold(1, kernels[0], strides[0])
+        frames = torch.baddbmm(first[:, -1:], windows, first[:, :-1]).to(self.dtype)  # (B, n, C)
+        frames = self._activate(frames, 0)
+        for index, weight in enumerate(self.rest, start=1):
+            frames = convolve(frames, weight, kernels[index], strides[index])
+            frames = self._activate(frames, index)
+        return frames
+
+    def _activate(self, frames: torch.Tensor, index: int) -> torch.Tensor:
+        if self.architecture.front_norm == "layer":
+            frames = F.layer_norm(frames, frames.shape[-1:], *self.norms[index], FRONT_EPSILON)
+        return F.gelu(frames)
+
+
+def _layer_weights(reader: WeightReader, architecture: Architecture, index: int) -> torch.Tensor:
+    """(kernel * C + 1, C') float32: rows ordered by tap, then channel; the last row is the bias, zero if there is none."""
+    name = f"feature_extractor.conv_layers.{index}.conv"
+    inputs = architecture.channels[index - 1] if index else 1
+    outputs, kernel = architecture.channels[index], architecture.kernels[index]
+    weight = reader.take(f"{name}.weight", (outputs, inputs, kernel)).permute(2, 1, 0).reshape(-1, outputs)
+    bias = reader.take(f"{name}.bias", (outputs,)) if architecture.conv_bias else torch.zeros_like(weight[0])
+    return torch.cat([weight, bias[None]])
+
+
+def convolve(frames: torch.Tensor, weight: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Convolve along time, without padding.
+
+    Args:
+        frames: (B, n, C), contiguous.
+        weight: (kernel * C + 1, C'): rows ordered by tap, then channel; the last row is the bias.
+        kernel: taps.
+        stride: frames.
+
+    Returns:
+        (B, (n - kernel) // stride + 1, C').
+    """
+    batch, length, channels = frames.shape
+    count = (length - kernel) // stride + 1
+    result = weight[-1].expand(batch, count, -1)
+    for tap in range(0, kernel, stride):  # rows of a view may not overlap, so one product spans `stride` taps
+        span = min(stride, kernel - tap) * channels
+        view = frames.as_strided(
+            (batch, count, span),
+            (length * channels, stride * channels, 1),
+            frames.storage_offset() + tap * channels,
+        )
+        result = torch.baddbmm(result, view, weight[tap * channels :][:span].expand(batch, -1, -1))
+    return result
