@@ -49,3 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"voxtok {words[0]}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
