@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchaudio
 
-from reference_filterbank import Array, logmel, mfcc
+from tests.reference_filterbank import Array, logmel, mfcc
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.filterbank import FILTERBANKS, deltas, load_filterbank
 from voxtok.tokenize.upstream import Upstream
