@@ -12,8 +12,8 @@ from safetensors.numpy import save
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import write_bytes
 
-FORMAT = "voxtok-codebook"
-VERSION = "1"
+FORMAT = "voxtok-codebook 1"
+"""Name and version in one metadata entry: safetensors writes several entries in an order that changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Codebook:
 
     def save(self, path: Path | str) -> None:
         """Write the safetensors file atomically."""
-        write_bytes(path, save({"centroids": self.centroids}, metadata={"format": FORMAT, "version": VERSION}))
+        write_bytes(path, save({"centroids": self.centroids}, metadata={"format": FORMAT}))
 
     @classmethod
     def load(cls, path: Path | str) -> "Codebook":
@@ -62,9 +62,9 @@ class Codebook:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-                    raise CorruptFile(f"{path}: expected {FORMAT} version {VERSION}, found {metadata or 'no metadata'}")
+                found = (file.metadata() or {}).get("format", "no format")
+                if found != FORMAT:
+                    raise CorruptFile(f"{path}: expected {FORMAT!r}, found {found!r}")
                 return cls(file.get_tensor("centroids"))
         except (OSError, SafetensorError) as error:
             raise CorruptFile(f"{path}: not a readable codebook ({error})") from error

@@ -63,14 +63,14 @@ def test_everything_that_changes_a_token_changes_the_fingerprint(tmp_path: Path)
         replace(base, codebook=Codebook(other_centroids)),
         toy_tokenizer(upstream="logmel"),
     ]
-    models = [save_tiny("hubert", tmp_path / "hubert"), save_tiny("wavlm", tmp_path / "wavlm")]
+    models = [save_tiny("hubert-base", tmp_path / "hubert"), save_tiny("wavlm-base", tmp_path / "wavlm")]
     variants += [toy_tokenizer(upstream=str(model), layer=layer) for model in models for layer in (1, 2)]
     fingerprints = {tokenizer.fingerprint for tokenizer in variants}
     assert len(fingerprints) == len(variants)
 
 
 def test_where_the_weights_lie_does_not_change_the_fingerprint(tmp_path: Path) -> None:
-    here = save_tiny("hubert", tmp_path / "here")
+    here = save_tiny("hubert-base", tmp_path / "here")
     there = shutil.copytree(here, tmp_path / "there")
     tokenizer = toy_tokenizer(upstream=str(here), layer=1)
     tokenizer.save(tmp_path / "tokenizer")
@@ -80,8 +80,8 @@ def test_where_the_weights_lie_does_not_change_the_fingerprint(tmp_path: Path) -
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    toy_tokenizer(upstream=str(save_tiny("hubert", tmp_path / "a")), layer=1).save(tmp_path / "tokenizer")
-    other = save_tiny("wavlm", tmp_path / "b")
+    toy_tokenizer(upstream=str(save_tiny("hubert-base", tmp_path / "a")), layer=1).save(tmp_path / "tokenizer")
+    other = save_tiny("wavlm-base", tmp_path / "b")
     with pytest.raises(TokenizerMismatch, match="was fitted on"):
         Tokenizer.load(tmp_path / "tokenizer", device="cpu", upstream=str(other))
 

@@ -5,7 +5,6 @@ a killed job run again ends with the same bytes as an uninterrupted one. Ranks n
 array job works as torchrun does: RANK and WORLD_SIZE are all that is read.
 """
 
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.identity import bare, inputs_of
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence
@@ -121,14 +120,11 @@ def _open_store(tokenizer: Tokenizer, out: Path, shard_size: int) -> TokenStore:
     return store
 
 
-def _shards(cuts: Iterable[Cut], shard_size: int) -> Iterator[list[tuple[Cut, bool]]]:
-    """Runs of `shard_size` cuts, each with whether its id was seen before (the second of a pair is the duplicate)."""
-    seen: set[bytes] = set()
-    members: list[tuple[Cut, bool]] = []
-    for cut in cuts:
-        digest = hashlib.blake2b(cut.id.encode(), digest_size=16).digest()
-        members.append((cut, digest in seen))
-        seen.add(digest)
+def _shards(cuts: Iterable[Cut], shard_size: int) -> Iterator[list[tuple[Cut, BadAudio | None]]]:
+    """Runs of `shard_size` cuts, each with the BadAudio of one whose id came before."""
+    members: list[tuple[Cut, BadAudio | None]] = []
+    for pair in unique_cuts(cuts):
+        members.append(pair)
         if len(members) == shard_size:
             yield members
             members = []
@@ -136,15 +132,15 @@ def _shards(cuts: Iterable[Cut], shard_size: int) -> Iterator[list[tuple[Cut, bo
         yield members
 
 
-def _inputs_hash(members: Sequence[tuple[Cut, bool]], tokenizer: str) -> str:
+def _inputs_hash(members: Sequence[tuple[Cut, BadAudio | None]], tokenizer: str) -> str:
     """Hash of all that decides a shard: its cuts, the state of their files, and the tokenizer."""
-    return sha256([tokenizer, [[inputs_of(cut), twice] for cut, twice in members]])
+    return sha256([tokenizer, [[inputs_of(cut), twice is not None] for cut, twice in members]])
 
 
 def _encode_shard(
     store: TokenStore,
     shard: int,
-    members: Sequence[tuple[Cut, bool]],
+    members: Sequence[tuple[Cut, BadAudio | None]],
     tokenizer: Tokenizer,
     extraction: ExtractConfig,
     strict: bool,
@@ -167,13 +163,13 @@ def _encode_shard(
     store.write_shard(shard, encoded, [error.row() for error in rejected], inputs)
 
 
-def _sort_out(members: Sequence[tuple[Cut, bool]]) -> tuple[list[Cut], list[BadAudio]]:
+def _sort_out(members: Sequence[tuple[Cut, BadAudio | None]]) -> tuple[list[Cut], list[BadAudio]]:
     """Cuts to encode, and those that cannot be whatever their audio is."""
     usable: list[Cut] = []
     rejected: list[BadAudio] = []
     for cut, twice in members:
         if twice:
-            rejected.append(BadAudio(cut.id, "duplicate id", "an earlier cut has the same id"))
+            rejected.append(twice)
             continue
         try:
             bare(cut)

@@ -160,19 +160,45 @@ class _JoblibArray(_Inert):
         return np.frombuffer(content, dtype=dtype).reshape(shape, order=cast(Any, order))
 
 
-def _inert_class(module: str, name: str) -> Callable[..., Any]:
-    """The inert stand-in for a name; only numpy, scikit-learn and joblib are known by name at all."""
-    if module.split(".")[0] not in ("numpy", "sklearn", "joblib"):
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which a codebook has no use for: refused")
-    match name:
-        case "dtype":
+def _from_buffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> npt.NDArray[Any]:
+    """numpy's arrays in pickle protocol 5."""
+    return np.frombuffer(content, dtype=dtype.real()).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Bytes in pickle protocols 0 to 2: codecs.encode(text, "latin1")."""
+    return text.encode("latin1")
+
+
+def _reconstructor(kind: Callable[..., Any], base: Any, state: Any) -> Any:
+    """Objects in pickle protocols 0 and 1."""
+    return kind()
+
+
+def _stand_in(module: str, name: str) -> Callable[..., Any]:
+    """What a name in a pickle becomes; nothing outside this file is ever looked up.
+
+    Raises:
+        UnpicklingError: a name that a k-means file has no use for.
+    """
+    match module.split(".")[0], name:
+        case ("numpy", "dtype"):
             return _Dtype
-        case "_reconstruct":
+        case ("numpy", "_reconstruct"):
             return _Array
-        case "NumpyArrayWrapper":
+        case ("numpy", "_frombuffer"):
+            return _from_buffer
+        case ("joblib", "NumpyArrayWrapper"):
             return _JoblibArray
-        case _:
+        case ("numpy" | "sklearn" | "joblib", _):
             return _Inert
+        case ("_codecs", "encode"):
+            return _latin1
+        case ("copy_reg" | "copyreg", "_reconstructor"):
+            return _reconstructor
+        case ("__builtin__" | "builtins", "object" | "bytes"):
+            return _Inert
+    raise pickle.UnpicklingError(f"it names {module}.{name}, which a codebook has no use for: refused")
 
 
 class _InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
@@ -183,7 +209,7 @@ class _InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         self.raw = file
 
     def find_class(self, module: str, name: str) -> Any:
-        return _inert_class(module, name)
+        return _stand_in(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it has persistent references: refused")
