@@ -27,6 +27,12 @@ Samples = npt.NDArray[np.float32]
 REASONS = ("missing", "unreadable", "empty", "too short", "truncated", "non-finite", "wrong rate", "duplicate id")
 """Every reason that a line of rejected.jsonl can give."""
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
+"""File names, in lower case, that libsndfile reads."""
+
+LHOTSE_SUFFIXES = (".sph", ".m4a", ".mp4", ".aac", ".wma", ".webm")
+"""File names that Lhotse has further readers for (sph2pipe, ffmpeg), where libsndfile cannot open them."""
+
 TOLERANCE_S = 0.025
 """A recording may be this much shorter than its manifest says (zeros fill it up); beyond, it is truncated."""
 
@@ -47,6 +53,22 @@ def read_audio(cut: Cut, sampling_rate: int) -> Samples:
 def num_samples(cut: Cut, sampling_rate: int) -> int:
     """Samples of a cut at a sampling rate: its duration, rounded half up."""
     return int(compute_num_samples(cut.duration, sampling_rate))
+
+
+def describe(path: Path, recording_id: str) -> Recording:
+    """Make the manifest of an audio file from its header, without decoding it.
+
+    Raises:
+        BadAudio: the file is missing, unreadable or empty.
+    """
+    try:
+        header = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _bad_file(recording_id, path, error) from error
+    if header.frames == 0:
+        raise BadAudio(recording_id, "empty", f"{path}: no samples")
+    source = AudioSource("file", list(range(header.channels)), str(path))
+    return Recording(recording_id, [source], header.samplerate, header.frames, header.frames / header.samplerate)
 
 
 def read_span(cut: Cut, sampling_rate: int, start: int, stop: int) -> Samples:
@@ -162,23 +184,27 @@ def _read_direct(cut: Cut, source: AudioSource, rate: int, start: int, stop: int
             file.seek(min(start - lead_in, file.frames))
             audio = file.read(lead_in + stop - start, dtype="float32", always_2d=True).T[:, lead_in:]  # (channels, n)
         except soundfile.SoundFileError as error:
-            raise BadAudio(cut.id, "truncated", f"{_place(source)}: {_one_line(error)}") from error
+            raise BadAudio(cut.id, "truncated", _one_line(error)) from error
     _check_length(cut, start + audio.shape[1], stop, rate)
     return _fill(audio, stop - start)
 
 
 def _not_opened(cut: Cut, source: AudioSource, error: Exception) -> Samples:
     """Say why a source does not open, unless Lhotse has a reader for a format that libsndfile does not know."""
-    place = _place(source)
-    if source.type == "file":
-        path = Path(source.source)
-        if not path.exists():
-            raise BadAudio(cut.id, "missing", f"{place}: no such file") from error
-        if path.is_file() and path.stat().st_size == 0:
-            raise BadAudio(cut.id, "unreadable", f"{place}: zero bytes") from error
-        if path.suffix.lower() in (".sph", ".m4a", ".mp4", ".aac", ".wma", ".webm"):
-            return _guarded(cut, lambda: np.atleast_2d(source.load_audio()))
-    raise BadAudio(cut.id, "unreadable", f"{place}: {_one_line(error)}") from error
+    if source.type == "memory":
+        raise BadAudio(cut.id, "unreadable", f"in memory: {_one_line(error)}") from error
+    path = Path(source.source)
+    if path.suffix.lower() in LHOTSE_SUFFIXES and path.exists():
+        return _guarded(cut, lambda: np.atleast_2d(source.load_audio()))
+    raise _bad_file(cut.id, path, error) from error
+
+
+def _bad_file(cut_id: str, path: Path, error: Exception) -> BadAudio:
+    if not path.exists():
+        return BadAudio(cut_id, "missing", f"{path}: no such file")
+    if path.is_file() and path.stat().st_size == 0:
+        return BadAudio(cut_id, "unreadable", f"{path}: zero bytes")
+    return BadAudio(cut_id, "unreadable", f"{path}: {_one_line(error)}")
 
 
 def _through_lhotse(cut: Cut) -> Samples:
@@ -223,10 +249,6 @@ def _fill(audio: Samples, length: int) -> Samples:
     """Zeros after the end, where the last few samples are missing within the tolerance."""
     lacking = length - audio.shape[-1]
     return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, lacking)]) if lacking else np.ascontiguousarray(audio)
-
-
-def _place(source: AudioSource) -> str:
-    return "in memory" if source.type == "memory" else str(source.source)
 
 
 def _one_line(error: Exception) -> str:

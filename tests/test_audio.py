@@ -83,7 +83,8 @@ def test_span_reads_only_its_part_of_the_file(tmp_path: Path, monkeypatch: pytes
 
     def counting(self: soundfile.SoundFile, frames: int = -1, **options: object) -> np.ndarray:
         read.append(frames)
-        return original(self, frames, **options)
+        samples: np.ndarray = original(self, frames, **options)
+        return samples
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     read_span(cut, 16000, 480_000, 496_000)
