@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tiny_models import save_tiny
 from voxtok.runtime.errors import ConfigError, OutOfMemory
 from voxtok.tokenize.filterbank import FILTERBANKS, load_filterbank
+from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.windows import Window, WindowConfig, extract_long, extract_samples, plan_windows
 
 CPU = torch.device("cpu")
@@ -150,6 +153,23 @@ def test_a_window_that_does_not_fit_in_memory_names_the_option() -> None:
 
     with pytest.raises(OutOfMemory, match="window_s"):
         extract_samples(Full(), noise(99_000), [0], TWO_SECONDS)
+
+
+@pytest.mark.parametrize("kind", ["hubert-base", "hubert-large", "wavlm-base", "data2vec-audio"])
+def test_only_the_reach_of_attention_tells_windows_from_the_whole_file(kind: str, tmp_path: Path) -> None:
+    """Block 1's input reaches 64 frames through the positional convolution, less than half of an overlap of 4 s.
+
+    The noise has a mean and a rising level, so waveform normalisation and group norm over a window alone would differ.
+    """
+    upstream = load_upstream(str(save_tiny(kind, tmp_path)), device="cpu")
+    samples = noise(400_000) * np.linspace(0.2, 1.0, 400_000, dtype=np.float32)
+    whole = extract_samples(upstream, samples, [0, 3], None)
+    windows = extract_samples(upstream, samples, [0, 3], WindowConfig(window_s=10.0, overlap_s=4.0))
+    size = whole[0].std(dim=0).max()
+    assert float((windows[0] - whole[0]).abs().max() / size) < 1e-4
+    assert windows[3].shape == whole[3].shape
+    beginning = extract_samples(upstream, samples[:160_000], [0], None)[0]
+    assert float((beginning - whole[0][: len(beginning)]).abs().max() / size) > 1e-2, "statistics matter here"
 
 
 HOUR = """

@@ -111,7 +111,7 @@ class Wav2Vec2Bert:
         total, squares = sums[1:].view(2, -1)
         count = sums[0]
         mean = total / count
-        variance = (squares - count * mean**2).clamp_min(0) / (count - 1).clamp_min(1)
+        variance = (squares - count * mean**2).clamp_min(0) / (count - 1)
         scale = (variance + VARIANCE_FLOOR).rsqrt()
         normed: torch.Tensor = (mels - mean.to(mels)) * scale.to(mels)
         return normed[: len(mels) // STACKED * STACKED].view(-1, STACKED * self._mels.width)
