@@ -10,6 +10,7 @@ import soundfile as sf
 from lhotse import CutSet, Recording
 from lhotse.cut import Cut
 
+from tests.tiny_models import save_tiny
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import saved_toy_tokenizer, toy_tokenizer, tree
 from voxtok.manifests.audio import read_audio
@@ -79,6 +80,16 @@ def test_readers_and_buffers_do_not_change_bytes(corpus: Path, tmp_path: Path) -
     }.items():
         encode_corpus(load_cuts(corpus), tokenizer, tmp_path / name, shard_size=3, extraction=extraction)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_batches_give_the_tokens_of_utterances_alone(corpus: Path, tmp_path: Path) -> None:
+    """What a GPU does: padded batches, planned within a shard; a group-norm model is the hard case."""
+    tokenizer = toy_tokenizer(upstream=str(save_tiny("hubert-base", tmp_path / "hubert")), layer=2)
+    windows = tokenizer.config.windows
+    for name, batched in {"alone": False, "batched": True}.items():
+        extraction = ExtractConfig(windows=windows, max_batch_s=4.0, batched=batched)
+        encode_corpus(load_cuts(corpus), tokenizer, tmp_path / name, shard_size=5, extraction=extraction)
+    assert tree(tmp_path / "alone") == tree(tmp_path / "batched")
 
 
 def test_other_windows_than_the_tokenizers_are_refused(corpus: Path, tmp_path: Path) -> None:

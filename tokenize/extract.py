@@ -36,6 +36,8 @@ class ExtractConfig:
     """Seconds of audio held in memory while waiting for a batch (230 MB an hour at 16 kHz)."""
     readers: int = 2
     """Threads that read and resample audio."""
+    batched: bool | None = None
+    """Whether utterances are batched; null: on anything but a CPU, which is no faster for it."""
 
     def __post_init__(self) -> None:
         if self.max_batch_s <= 0 or self.buffer_s < self.max_batch_s:
@@ -58,13 +60,12 @@ def extract(
     for layer in layers:
         if not 0 <= layer <= upstream.num_layers:
             raise ConfigError(f"layer {layer} is not one of this upstream's 0 .. {upstream.num_layers}")
-    alone = upstream.device.type == "cpu"
     pending: list[tuple[Cut, Samples | BadAudio | None]] = []
     held_s = 0.0
     for cut, samples in read_ahead(cuts, upstream, config):
         pending.append((cut, samples))
         held_s += cut.duration
-        if alone or held_s >= config.buffer_s:
+        if not _batched(upstream, config) or held_s >= config.buffer_s:
             yield from _compute(pending, upstream, layers, reduce, config)
             pending, held_s = [], 0.0
     yield from _compute(pending, upstream, layers, reduce, config)
@@ -145,7 +146,7 @@ def _whole(
     utterances: Sequence[Samples], upstream: Upstream, layers: Sequence[int], reduce: Reduce, config: ExtractConfig
 ) -> list[torch.Tensor]:
     """Utterances that are not cut into windows: one at a time on a CPU, else in batches."""
-    if upstream.device.type == "cpu":
+    if not _batched(upstream, config):
         batches = [[i] for i in range(len(utterances))]
     else:
         sizes = [(i, len(samples)) for i, samples in enumerate(utterances)]
@@ -155,6 +156,10 @@ def _whole(
     for batch in batches:
         results.update(zip(batch, halve_on_oom([utterances[i] for i in batch], run), strict=True))
     return [results[i] for i in range(len(utterances))]
+
+
+def _batched(upstream: Upstream, config: ExtractConfig) -> bool:
+    return upstream.device.type != "cpu" if config.batched is None else config.batched
 
 
 def _run_batch(
