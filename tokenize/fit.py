@@ -29,7 +29,7 @@ from voxtok.tokenize.frames import FrameSource, UtteranceFrames, cached
 from voxtok.tokenize.kmeans import KMeansConfig, fit_kmeans
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
-from voxtok.tokenize.upstream import Upstream
+from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
 
 log = logging.getLogger("voxtok")
@@ -65,9 +65,9 @@ class FitConfig:
     """Number format of the cache."""
     backend: Literal["voxtok", "faiss"] = "voxtok"
     """Which k-means fits."""
-    normalization: Literal["checkpoint", "utterance", "none"] = "checkpoint"
+    normalization: Normalization = "checkpoint"
     """Waveform normalisation: as the checkpoint's preprocessor says, always, or never (kNN-VC)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Number format that the SSL model computes in."""
     window_s: float | None = 60.0
     """Recordings longer than this are computed in windows of it; null computes every recording whole."""

@@ -23,6 +23,7 @@ from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.upstream import Normalization
 from voxtok.tokenize.windows import WindowConfig
 
 CENTROID_NAMES = ("cluster_centers_", "centroids", "cluster_centers", "codebook", "embedding", "C")
@@ -49,7 +50,7 @@ class ImportConfig:
     """Whether the tokenizer merges runs of equal tokens."""
     out: str
     """Tokenizer folder to write."""
-    normalization: str = "checkpoint"
+    normalization: Normalization = "checkpoint"
     """Waveform normalisation: checkpoint (as its preprocessor says), utterance or none."""
     window_s: float | None = 60.0
     """Recordings longer than this are computed in windows of it; null computes every recording whole."""
@@ -129,7 +130,7 @@ class _Dtype(_Inert):
 
     def real(self) -> np.dtype[Any]:
         order = self.state[1] if self.state else "="
-        dtype = np.dtype(self.args[0]).newbyteorder("=" if order == "|" else order)
+        dtype: np.dtype[Any] = np.dtype(self.args[0]).newbyteorder("=" if order == "|" else order)
         if dtype.kind not in "fiub":
             raise pickle.UnpicklingError(f"an array of {self.args[0]} is not read")
         return dtype
@@ -201,8 +202,12 @@ def _stand_in(module: str, name: str) -> Callable[..., Any]:
     raise pickle.UnpicklingError(f"it names {module}.{name}, which a codebook has no use for: refused")
 
 
-class _InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
-    """The pure-Python unpickler, in which BUILD reads joblib's arrays and no name is ever imported."""
+_PurePython: Any = pickle._Unpickler
+"""The standard library's unpickler in Python, whose handling of an opcode can be replaced."""
+
+
+class _InertUnpickler(_PurePython):  # type: ignore[misc]
+    """An unpickler in which BUILD reads joblib's arrays and no name is ever imported."""
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         super().__init__(file)
@@ -222,7 +227,7 @@ class _InertUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         elif isinstance(top, _Array):
             self.stack[-1] = top.real()
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[attr-defined]
+    dispatch: ClassVar = {**_PurePython.dispatch, pickle.BUILD[0]: load_build}
 
 
 def read_pickle(path: Path) -> Any:

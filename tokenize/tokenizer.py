@@ -22,7 +22,7 @@ from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.runtime.files import read_json, sha256, write_json
 from voxtok.tokenize.assign import Assigner
 from voxtok.tokenize.extract import ExtractConfig, extract_arrays
-from voxtok.tokenize.upstream import Upstream
+from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
 
 FORMAT = "voxtok-tokenizer"
@@ -37,9 +37,9 @@ class TokenizerConfig:
     """mfcc, logmel, a Hugging Face folder or id, or torchaudio:NAME; where to find the weights, not which they are."""
     layer: int
     """Output of the layer-th transformer block, 1-based; 0 is the input to block 1."""
-    normalization: str
+    normalization: Normalization
     """Waveform normalisation: checkpoint, utterance or none."""
-    dtype: str
+    dtype: Dtype
     """float32 or bfloat16."""
     windows: WindowConfig | None
     """How recordings longer than a window are computed; None computes every recording whole."""
@@ -148,7 +148,8 @@ class Tokenizer:
         """
         if codes.size and int(codes.max()) >= self.vocab_size:
             raise ConfigError(f"token {int(codes.max())} is not in a codebook of {self.vocab_size}")
-        return self.codebook.centroids[codes[:, 0]]
+        vectors: npt.NDArray[np.float32] = self.codebook.centroids[codes[:, 0]]
+        return vectors
 
     def _features(self, batch: Sequence[npt.ArrayLike], sampling_rate: int) -> list[torch.Tensor]:
         utterances = [self._mono(samples, sampling_rate) for samples in batch]
