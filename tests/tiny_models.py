@@ -6,6 +6,7 @@ real kernels and strides: one frame per 320 samples.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -31,7 +32,12 @@ WAV2VEC2_KINDS = (
 
 def tiny_config(kind: str) -> transformers.PreTrainedConfig:
     """The configuration of a tiny model of one of WAV2VEC2_KINDS, "wav2vec2-bert" or "whisper"."""
-    shared = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 48}
+    shared: dict[str, Any] = {
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 48,
+    }
     family, _, size = kind.rpartition("-")
     if kind == "wav2vec2-bert":
         return transformers.Wav2Vec2BertConfig(**shared, feature_projection_input_dim=160)
@@ -80,7 +86,8 @@ def tiny_model(kind: str, seed: int = 0) -> transformers.PreTrainedModel:
         torch.manual_seed(seed)
         model: transformers.PreTrainedModel = transformers.AutoModel.from_config(tiny_config(kind))
     randomize(model, seed)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save_tiny(kind: str, folder: Path, *, do_normalize: bool = True, seed: int = 0) -> Path:

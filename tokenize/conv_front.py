@@ -39,9 +39,11 @@ class ConvFront:
         self.architecture = architecture
         self.dtype = reader.dtype
         self.device = reader.device
-        first, *rest = [_layer_weights(reader, architecture, index) for index in range(len(architecture.kernels))]
-        self.first = first.double()  # (kernel + 1, C): the last row is the bias
-        self.rest = [weight.to(reader.dtype).contiguous() for weight in rest]  # (kernel * C + 1, C')
+        (weight, bias), *rest = [
+            _layer_weights(reader, architecture, index) for index in range(len(architecture.kernels))
+        ]
+        self.first = torch.cat([weight, bias[None]]).double()  # (kernel + 1, C): the last row is the bias
+        self.rest = [reader.cast(weight, bias) for weight, bias in rest]
         normed = 1 if architecture.front_norm == "group" else len(architecture.kernels)
         self.norms = [
             reader.norm(f"feature_extractor.conv_layers.{index}.layer_norm", architecture.channels[index])
@@ -94,8 +96,8 @@ class ConvFront:
         windows = waveforms.unfold(1, kernels[0], strides[0])
         frames = torch.baddbmm(first[:, -1:], windows, first[:, :-1]).to(self.dtype)  # (B, n, C)
         frames = self._activate(frames, 0)
-        for index, weight in enumerate(self.rest, start=1):
-            frames = convolve(frames, weight, kernels[index], strides[index])
+        for index, (weight, bias) in enumerate(self.rest, start=1):
+            frames = convolve(frames, weight, bias if self.architecture.conv_bias else None, strides[index])
             frames = self._activate(frames, index)
         return frames
 
@@ -105,37 +107,35 @@ class ConvFront:
         return F.gelu(frames)
 
 
-def _layer_weights(reader: WeightReader, architecture: Architecture, index: int) -> torch.Tensor:
-    """(kernel * C + 1, C') float32: rows ordered by tap, then channel; the last row is the bias, zero if there is none."""
+def _layer_weights(reader: WeightReader, architecture: Architecture, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (kernel * C, C'), rows ordered by tap, then channel, and bias (C',), zero if there is none; float32."""
     name = f"feature_extractor.conv_layers.{index}.conv"
     inputs = architecture.channels[index - 1] if index else 1
     outputs, kernel = architecture.channels[index], architecture.kernels[index]
     weight = reader.take(f"{name}.weight", (outputs, inputs, kernel)).permute(2, 1, 0).reshape(-1, outputs)
-    bias = reader.take(f"{name}.bias", (outputs,)) if architecture.conv_bias else torch.zeros_like(weight[0])
-    return torch.cat([weight, bias[None]])
+    return weight, reader.take(f"{name}.bias", (outputs,)) if architecture.conv_bias else torch.zeros_like(weight[0])
 
 
-def convolve(frames: torch.Tensor, weight: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+def convolve(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int) -> torch.Tensor:
     """Convolve along time, without padding.
 
     Args:
         frames: (B, n, C), contiguous.
-        weight: (kernel * C + 1, C'): rows ordered by tap, then channel; the last row is the bias.
-        kernel: taps.
+        weight: (kernel * C, C'), rows ordered by tap, then channel.
+        bias: (C',).
         stride: frames.
 
     Returns:
         (B, (n - kernel) // stride + 1, C').
     """
     batch, length, channels = frames.shape
-    count = (length - kernel) // stride + 1
-    result = weight[-1].expand(batch, count, -1)
-    for tap in range(0, kernel, stride):  # rows of a view may not overlap, so one product spans `stride` taps
-        span = min(stride, kernel - tap) * channels
-        view = frames.as_strided(
-            (batch, count, span),
-            (length * channels, stride * channels, 1),
-            frames.storage_offset() + tap * channels,
-        )
-        result = torch.baddbmm(result, view, weight[tap * channels :][:span].expand(batch, -1, -1))
+    count = (length - len(weight) // channels) // stride + 1
+    row = stride * channels
+    result: torch.Tensor | None = None if bias is None else bias.repeat(batch, count, 1)
+    for start in range(0, len(weight), row):  # rows of a view may not overlap, so one product spans `stride` taps
+        taps = weight[start : start + row].expand(batch, -1, -1)
+        offset = frames.storage_offset() + start
+        view = frames.as_strided((batch, count, taps.shape[1]), (length * channels, row, 1), offset)
+        result = torch.bmm(view, taps) if result is None else result.baddbmm_(view, taps)
+    assert result is not None
     return result

@@ -1,6 +1,6 @@
 """From a name to an upstream: filter banks, Hugging Face checkpoints, torchaudio bundles."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
@@ -18,6 +18,7 @@ def load_upstream(
     dtype: Dtype = "float32",
     normalization: Normalization = "checkpoint",
     max_layer: int | None = None,
+    compiled: bool = False,
 ) -> Upstream:
     """Open what turns waveforms into frames.
 
@@ -28,11 +29,30 @@ def load_upstream(
         dtype: of weights and activations.
         normalization: of the waveform; "checkpoint" does what its preprocessor does. kNN-VC's features need "none".
         max_layer: blocks above it are not kept in memory; None keeps all.
+        compiled: let torch.compile fuse the transformer blocks (the wav2vec2 family only). The first passes then take
+            a minute, and rounding changes a little, as it does between devices.
 
     Raises:
         ConfigError: the name leads nowhere, or the model is of a kind that is not known; the message says what is.
     """
-    device = torch.device(device)
+    if dtype not in get_args(Dtype) or normalization not in get_args(Normalization):
+        raise ConfigError(
+            f"dtype {dtype!r} must be one of {get_args(Dtype)}, normalization {normalization!r} of"
+            f" {get_args(Normalization)}"
+        )
+    upstream = _load(name, torch.device(device), dtype, normalization, max_layer)
+    if compiled:
+        from voxtok.tokenize.wav2vec2 import Wav2Vec2
+
+        if not isinstance(upstream, Wav2Vec2):
+            raise ConfigError(f"{name}: only models of the wav2vec2 family can be compiled")
+        upstream.compile()
+    return upstream
+
+
+def _load(
+    name: str, device: torch.device, dtype: Dtype, normalization: Normalization, max_layer: int | None
+) -> Upstream:
     if name in ("mfcc", "logmel"):
         from voxtok.tokenize.filterbank import load_filterbank
 
@@ -40,18 +60,12 @@ def load_upstream(
     if name.startswith("torchaudio:"):
         from voxtok.tokenize.torchaudio_bundle import load_bundle
 
-        return load_bundle(
-            name.removeprefix("torchaudio:"),
-            device=device,
-            dtype=dtype,
-            normalization=normalization,
-            max_layer=max_layer,
-        )
+        bundle = name.removeprefix("torchaudio:")
+        return load_bundle(bundle, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer)
     from voxtok.tokenize.checkpoint import open_checkpoint
 
-    return load_checkpoint(
-        open_checkpoint(name), device=device, dtype=dtype, normalization=normalization, max_layer=max_layer
-    )
+    checkpoint = open_checkpoint(name)
+    return load_checkpoint(checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer)
 
 
 def load_checkpoint(
@@ -65,14 +79,25 @@ def load_checkpoint(
     """Choose the family by config.json's `model_type`; every family's `load` has this very signature."""
     match checkpoint.model_type:
         case "hubert" | "wavlm" | "wav2vec2" | "data2vec-audio" | "unispeech" | "unispeech-sat":
-            from voxtok.tokenize.wav2vec2 import load
+            from voxtok.tokenize import wav2vec2
+
+            return wav2vec2.load(
+                checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer
+            )
         case "wav2vec2-bert":
-            from voxtok.tokenize.wav2vec2_bert import load
+            from voxtok.tokenize import wav2vec2_bert
+
+            return wav2vec2_bert.load(
+                checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer
+            )
         case "whisper":
-            from voxtok.tokenize.whisper import load
+            from voxtok.tokenize import whisper
+
+            return whisper.load(
+                checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer
+            )
         case other:
             raise ConfigError(
                 f"{checkpoint.name}: models of type {other!r} are not known; known are hubert, wavlm, wav2vec2,"
                 " data2vec-audio, unispeech, unispeech-sat, wav2vec2-bert and whisper"
             )
-    return load(checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer)

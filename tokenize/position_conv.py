@@ -42,7 +42,7 @@ class GroupedConv:
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, F, D) float32 -> (B, F, D) float32; output f sees inputs f - kernel // 2 and kernel - 1 after it."""
         batch, length, width = frames.shape
-        bins, groups, inputs, outputs = self.spectrum.shape
+        bins, groups, inputs = self.spectrum.shape[:3]
         hop = self.size - self.kernel + 1
         count = -(-length // hop)
         before = self.kernel // 2
@@ -50,7 +50,7 @@ class GroupedConv:
         blocks = F.pad(frames, (0, 0, before, after)).unfold(1, self.size, hop)  # (B, count, D, size)
         spectra = torch.fft.rfft(blocks).view(batch * count, groups, inputs, bins).permute(3, 1, 0, 2)
         spectra = torch.matmul(spectra, self.spectrum)  # (bins, groups, B * count, outputs)
-        convolved = torch.fft.irfft(spectra.permute(2, 1, 3, 0), self.size)[..., self.kernel - 1 :]
+        convolved: torch.Tensor = torch.fft.irfft(spectra.permute(2, 1, 3, 0), self.size)[..., self.kernel - 1 :]
         convolved = convolved.reshape(batch, count, width, hop).transpose(2, 3)
         return convolved.reshape(batch, count * hop, width)[:, :length] + self.bias
 

@@ -34,7 +34,8 @@ class Gate:
         batch, length, _ = hidden.shape
         by_head = hidden.view(batch, length, self.heads, -1).transpose(1, 2)
         update, reset = torch.sigmoid(F.linear(by_head, *self.linear)).split(1, dim=-1)
-        return update * (reset * self.constant - 1.0) + 2.0
+        gate: torch.Tensor = update * (reset * self.constant - 1.0) + 2.0
+        return gate
 
 
 class RelativePosition:

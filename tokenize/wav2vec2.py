@@ -6,7 +6,7 @@ independent of batch-mates; on an accelerator they go as one padded batch with m
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from voxtok.tokenize.relative_position import RelativePosition
 from voxtok.tokenize.transformer_blocks import Block
 from voxtok.tokenize.upstream import Dtype, Normalization
 from voxtok.tokenize.weights import WeightReader, Weights, hash_weights
+
+Run = Callable[[torch.Tensor, torch.Tensor | None, RelativePosition | None], torch.Tensor]
 
 HUGGING_FACE_EPSILON = 1e-7
 """Added to the variance by transformers' Wav2Vec2FeatureExtractor."""
@@ -142,7 +144,7 @@ class Wav2Vec2:
         self._projection = reader.linear("feature_projection.projection", channels, architecture.width)
         self._position = PositionConv(reader, architecture)
         self._norm = reader.norm("encoder.layer_norm", architecture.width)
-        self._blocks = [Block(reader, architecture, index) for index in range(loaded_layers)]
+        self._blocks: list[Run] = [Block(reader, architecture, index) for index in range(loaded_layers)]
         self._distances: torch.Tensor | None = None
         if architecture.buckets:
             shape = (architecture.buckets, architecture.heads)
@@ -154,8 +156,7 @@ class Wav2Vec2:
 
     def compile(self) -> None:
         """Let torch.compile fuse the blocks; the first passes then take a minute, and rounding changes a little."""
-        for block in self._blocks:
-            block.compile()
+        self._blocks = [torch.compile(block, dynamic=True) for block in self._blocks]
 
     def statistics(self, chunks: Iterable[torch.Tensor]) -> torch.Tensor:
         """Moments of a whole recording's samples, which its windows are normalised with; see Upstream."""
@@ -203,7 +204,7 @@ class Wav2Vec2:
     ) -> dict[int, torch.Tensor]:
         """One padded batch: {layer: (B, F, D) float32, zero beyond each utterance's frames}."""
         scaled, first = zip(*map(self._scale, utterances, moments), strict=True)
-        waveforms = torch.nn.utils.rnn.pad_sequence(scaled, batch_first=True)
+        waveforms = torch.nn.utils.rnn.pad_sequence(list(scaled), batch_first=True)
         frames = torch.tensor([self.num_frames(len(utterance)) for utterance in utterances], device=self.device)
         hidden = self._front(waveforms, torch.stack(first))
         padding: torch.Tensor | None = None
