@@ -1,9 +1,11 @@
 """A command's options: one frozen dataclass, filled from a YAML file and the command line by jsonargparse.
 
 The docstring under each field is its help; a field without a default is required; an unknown key is an error that
-names the nearest known one. On the command line, `--batch-s` and `--batch_s` are the same.
+names the nearest known one. On the command line, `--batch-s` and `--batch_s` are the same, and `--strict` alone means
+`--strict true`.
 """
 
+import argparse
 import difflib
 import re
 import sys
@@ -23,9 +25,9 @@ class _Parser(jsonargparse.ArgumentParser):
 
     known: tuple[str, ...] = ()
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Help text with `--batch-s` in place of `--batch_s`."""
-        return re.sub(r"--[a-z]\w*", lambda match: match[0].replace("_", "-"), super().format_help())
+        return re.sub(r"--[a-z]\w*", lambda match: match[0].replace("_", "-"), super().format_help(formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one sentence and exit 2."""
@@ -57,7 +59,8 @@ def parse(config: type[C], argv: Sequence[str], prog: str, positional: str | Non
     parser.add_class_arguments(config, skip=skip)
     if positional:
         parser.add_argument(positional, nargs="*", type=str, help=_field_help(config, positional))
-    values = parser.parse_args([_with_underscores(word) for word in argv])
+    switches = {field.name for field in fields(cast(Any, config)) if field.type is bool}
+    values = parser.parse_args(_with_values([_with_underscores(word) for word in argv], switches))
     given = parser.instantiate(values).as_dict()
     given.pop("config", None)
     if positional:
@@ -70,6 +73,15 @@ def _with_underscores(word: str) -> str:
     if re.fullmatch(r"--[a-z][\w-]*", name):
         name = "--" + name[2:].replace("-", "_")
     return name + equals + value
+
+
+def _with_values(words: Sequence[str], switches: set[str]) -> list[str]:
+    """`--strict` alone means `--strict=true`."""
+    following = [*words[1:], ""]
+    return [
+        f"{word}=true" if word[:2] == "--" and word[2:] in switches and after not in ("true", "false") else word
+        for word, after in zip(words, following, strict=True)
+    ]
 
 
 def _field_help(config: type, name: str) -> str:

@@ -22,6 +22,8 @@ class Config:
     """Batch size."""
     files: tuple[str, ...] = ()
     """Files."""
+    strict: bool = False
+    """Stop early."""
 
     def __post_init__(self) -> None:
         if self.batch_s <= 0:
@@ -37,6 +39,22 @@ def test_help_needs_no_torch_and_lists_every_command() -> None:
 def test_hyphens_and_underscores_are_the_same() -> None:
     assert parse(Config, ["--layer", "3", "--batch-s=5"], "x").batch_s == 5
     assert parse(Config, ["--layer", "3", "--batch_s", "6"], "x").batch_s == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "strict"),
+    [
+        ([], False),
+        (["--strict"], True),
+        (["--strict", "false"], False),
+        (["--strict=true"], True),
+        (["--strict", "a.wav"], True),
+    ],
+)
+def test_a_switch_needs_no_value(words: list[str], strict: bool) -> None:
+    config = parse(Config, ["--layer", "3", *words], "x", positional="files")
+    assert config.strict is strict
+    assert config.files == tuple(word for word in words if word.endswith(".wav"))
 
 
 def test_positional_words(tmp_path: Path) -> None:
