@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from lhotse.utils import fastcopy
 
 from voxtok.manifests.audio import AUDIO_SUFFIXES, describe
 from voxtok.runtime.errors import BadAudio, ManifestError
-from voxtok.runtime.files import read_jsonl
+from voxtok.runtime.files import read_jsonl, write_jsonl
 
 SHARD = re.compile(r"cuts\.\d+\.jsonl(\.gz)?")
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".yaml", ".yaml.gz")
@@ -47,7 +47,42 @@ def load_cuts(path: Path | str, *, segments: bool = False) -> CutSet:
     else:
         manifest = _in_folder(path) if path.is_dir() else path
         cuts = _open(manifest).map(partial(_with_paths, folder=manifest.parent))
-    return CutSet(_Lazy(partial(_segments, cuts))) if segments else cuts
+    return CutSet(_Lazy(partial(segments_of, cuts))) if segments else cuts
+
+
+@dataclass
+class CorpusSize:
+    """Counts what a corpus holds; a recording without supervision counts as one utterance."""
+
+    recordings: int = 0
+    utterances: int = 0
+    duration_s: float = 0.0
+    speakers: set[str] = field(default_factory=set)
+
+    def add(self, cut: Cut) -> None:
+        """Count one more cut."""
+        self.recordings += 1
+        self.utterances += max(len(cut.supervisions), 1)
+        self.duration_s += cut.duration
+        self.speakers.update(supervision.speaker for supervision in cut.supervisions if supervision.speaker)
+
+    def __str__(self) -> str:
+        """Such as `66 utterances in 66 recordings, 21 speakers, 0.10 h`."""
+        hours = f"{self.duration_s / 3600:.2f} h"
+        return f"{self.utterances} utterances in {self.recordings} recordings, {len(self.speakers)} speakers, {hours}"
+
+
+def save_cuts(path: Path | str, cuts: Iterable[Cut]) -> CorpusSize:
+    """Write cuts to a .jsonl or .jsonl.gz file, whole or not at all; equal cuts give equal bytes."""
+    size = CorpusSize()
+
+    def rows() -> Iterator[Any]:
+        for cut in cuts:
+            size.add(cut)
+            yield cut.to_dict()
+
+    write_jsonl(path, rows())
+    return size
 
 
 def unique_cuts(cuts: Iterable[Cut]) -> Iterator[tuple[Cut, BadAudio | None]]:
@@ -139,7 +174,7 @@ def _whole_recordings(recordings: Iterable[Recording], supervisions: Iterable[Su
         yield cut
 
 
-def _segments(cuts: CutSet) -> Iterator[Cut]:
+def segments_of(cuts: CutSet) -> Iterator[Cut]:
     """One cut of every supervision. Lhotse moves supervisions to the new start, but not alignments: here both move."""
     for cut in cuts:
         parts = cut.trim_to_supervisions(keep_overlapping=False)
