@@ -59,13 +59,16 @@ def parse(config: type[C], argv: Sequence[str], prog: str, positional: str | Non
     parser.add_class_arguments(config, skip=skip)
     if positional:
         parser.add_argument(positional, nargs="*", type=str, help=_field_help(config, positional))
-    switches = {field.name for field in fields(cast(Any, config)) if field.type is bool}
+    switches = {field.name for field in fields(cast(Any, config)) if field.type in (bool, bool | None)}
     values = parser.parse_args(_with_values([_with_underscores(word) for word in argv], switches))
     given = parser.instantiate(values).as_dict()
     given.pop("config", None)
     if positional:
         given[positional] = tuple(given[positional])
     return config(**given)
+
+
+BOOLEANS = ("true", "false", "True", "False", "yes", "no", "null")
 
 
 def _with_underscores(word: str) -> str:
@@ -77,9 +80,9 @@ def _with_underscores(word: str) -> str:
 
 def _with_values(words: Sequence[str], switches: set[str]) -> list[str]:
     """`--strict` alone means `--strict=true`."""
-    following = [*words[1:], ""]
+    following = [*words, ""][1:]
     return [
-        f"{word}=true" if word[:2] == "--" and word[2:] in switches and after not in ("true", "false") else word
+        f"{word}=true" if word[:2] == "--" and word[2:] in switches and after not in BOOLEANS else word
         for word, after in zip(words, following, strict=True)
     ]
 

@@ -47,6 +47,6 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ConfigError):
         TokenSequence(np.zeros(3, dtype=np.uint8), 50.0, "f")
     with pytest.raises(ConfigError):
-        TokenSequence(np.zeros((3, 1), dtype=np.int64), 50.0, "f")  # type: ignore[arg-type]
+        TokenSequence(np.zeros((3, 1), dtype=np.int64), 50.0, "f")
     with pytest.raises(ConfigError):
         TokenSequence(np.zeros((3, 1), dtype=np.uint8), 50.0, "f", np.ones(2, dtype=np.uint8))

@@ -137,9 +137,13 @@ def extract_arrays(
     return [
         next(whole)
         if len(samples) <= limit
-        else _windowed(lambda a, b, s=samples: s[a:b], len(samples), upstream, layers, reduce, config)
+        else _windowed(partial(_span, samples), len(samples), upstream, layers, reduce, config)
         for samples in utterances
     ]
+
+
+def _span(samples: Samples, start: int, stop: int) -> Samples:
+    return samples[start:stop]
 
 
 def _whole(

@@ -148,8 +148,8 @@ class Tokenizer:
         """
         if codes.size and int(codes.max()) >= self.vocab_size:
             raise ConfigError(f"token {int(codes.max())} is not in a codebook of {self.vocab_size}")
-        vectors: npt.NDArray[np.float32] = self.codebook.centroids[codes[:, 0]]
-        return vectors
+        chosen: npt.NDArray[np.float32] = self.codebook.centroids[codes[:, 0].astype(np.int64)]
+        return chosen
 
     def _features(self, batch: Sequence[npt.ArrayLike], sampling_rate: int) -> list[torch.Tensor]:
         utterances = [self._mono(samples, sampling_rate) for samples in batch]
