@@ -14,7 +14,7 @@ from lhotse.supervision import AlignmentItem
 from tests import reference_quality as reference
 from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
-from voxtok.tokenize.phones import SILENCES, Phone, first_frame, phone_frames, read_phones, segments
+from voxtok.tokenize.phones import SILENCES, Phone, Speech, first_frame, phone_frames, read_phones, segments
 from voxtok.tokenize.purity import JointCounts, cluster_purity, phone_purity, pnmi, purity, shuffled, without
 
 FRAMES = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 4)), min_size=1, max_size=40)
@@ -95,9 +95,9 @@ def test_silence_is_counted_or_not() -> None:
 
 def test_edge_phones_and_stress_are_dropped() -> None:
     cut = aligned(("SIL", 0, 0.1), ("K", 0.1, 0.1), ("AE1", 0.2, 0.1), ("S", 0.3, 0.1), ("T", 0.4, 0.1), ("", 0.5, 1))
-    [phones] = read_phones(cut, SILENCES)
-    assert [phone.symbol for phone in phones] == ["SIL", "AE", "S", ""]
-    assert read_phones(aligned(("SIL", 0, 1)), SILENCES) == [[Phone("SIL", 0, 1)]]
+    [speech] = read_phones(cut, SILENCES)
+    assert [phone.symbol for phone in speech.phones] == ["SIL", "AE", "S", ""]
+    assert read_phones(aligned(("SIL", 0, 1)), SILENCES) == [Speech(None, [Phone("SIL", 0, 1)])]
     assert read_phones(MonoCut("c", 0, 1, 0), SILENCES) == []
 
 
@@ -133,8 +133,8 @@ def test_triphones_touch_and_have_no_silence() -> None:
 def test_perfect_tokens_are_perfect(tmp_path: Path) -> None:
     counts = JointCounts(5)
     for cut in load_cuts(write_toy_corpus(tmp_path, [3.0, 2.0])):
-        for phones in read_phones(cut, SILENCES):
-            for phone in phones:
+        for speech in read_phones(cut, SILENCES):
+            for phone in speech.phones:
                 frames = phone_frames(phone, round(cut.duration * 50), 50)
                 counts.add(phone.symbol, np.full(frames.stop - frames.start, "aeiou".index(phone.symbol)))
     found = purity(counts.table, 0)

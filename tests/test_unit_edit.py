@@ -68,7 +68,8 @@ def test_augmentations_follow_the_seed(name: Augmentation) -> None:
     assert len(changed[0]) != len(changed[2]) or not torch.equal(changed[0], changed[2])
     assert changed[0].dtype == torch.float32 and torch.isfinite(changed[0]).all()
     assert (len(changed[0]) == len(samples)) == (name != "time_stretch")
-    assert not torch.equal(changed[0][:2000], samples[:2000])
+    shared = min(len(samples), len(changed[0]))
+    assert not torch.equal(changed[0][:shared], samples[:shared])
     assert torch.equal(samples, speech())  # untouched
 
 

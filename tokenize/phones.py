@@ -30,6 +30,14 @@ class Phone:
 
 
 @dataclass(frozen=True)
+class Speech:
+    """The phones of one supervision, in order, and who says them."""
+
+    speaker: str | None
+    phones: list[Phone]
+
+
+@dataclass(frozen=True)
 class Segment:
     """A phone in its context: what ABX tells from the other phones of the same context.
 
@@ -46,16 +54,18 @@ class Segment:
     end_s: float
 
 
-def read_phones(cut: Cut, silences: Sequence[str]) -> list[list[Phone]]:
-    """The scored phones of a cut, silences included, one list for each supervision that has an alignment.
+def read_phones(cut: Cut, silences: Sequence[str]) -> list[Speech]:
+    """The scored phones of every supervision that has an alignment, silences included.
 
     ARPABET stress is dropped (AH0 and AH1 are both AH), as Hsu et al. 2021 do.
     """
-    tiers = [(supervision.alignment or {}).get("phone", []) for supervision in cut.supervisions]
-    aligned = [
-        [Phone(_without_stress(item.symbol), item.start, item.start + item.duration) for item in tier] for tier in tiers
-    ]
-    return [_without_edges(sorted(tier, key=lambda phone: phone.start_s), silences) for tier in aligned if tier]
+    found = []
+    for supervision in cut.supervisions:
+        tier = sorted((supervision.alignment or {}).get("phone", []), key=lambda item: float(item.start))
+        phones = [Phone(_without_stress(item.symbol), item.start, item.start + item.duration) for item in tier]
+        if phones:
+            found.append(Speech(supervision.speaker, _without_edges(phones, silences)))
+    return found
 
 
 def _without_stress(symbol: str) -> str:

@@ -1,0 +1,129 @@
+"""`voxtok quality`: token store -> purity, PNMI, ABX, unit edit distance, usage, bitrate, speaker leakage.
+
+Tokens and alignments come from the store; the SSL model runs only over the utterances drawn for the unit edit distance
+and, where asked, for ABX on its features.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse.cut import Cut
+
+from voxtok.manifests.audio import read_audio
+from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.store import TokenStore
+from voxtok.runtime.config import parse
+from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
+from voxtok.runtime.progress import Progress
+from voxtok.tokenize.meter import Codes, Meter, Scoring, Utterance
+from voxtok.tokenize.metrics import LEAKAGE, PURITY, Report, value_of, written
+from voxtok.tokenize.report import write_report
+from voxtok.tokenize.tokenizer import Tokenizer, read_description, require_same
+from voxtok.tokenize.unit_edit import measure_unit_edit
+
+TOKENIZER_FIELDS = ("fingerprint", "upstream", "layer", "vocab_size", "frame_rate_hz", "dedup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig(Scoring):
+    """Measure the tokens of a store and write quality.json and quality.html."""
+
+    store: str
+    """Token store, of cuts with phone alignments (`supervision.alignment["phone"]`) and speakers."""
+    out: str
+    """Folder of the report."""
+    cuts: str | None = None
+    """Cuts with the alignments, speakers and audio, found by id, where those of the store lack them."""
+    tokenizer: str | None = None
+    """Tokenizer folder; by default the copy in the store."""
+    upstream: str | None = None
+    """Another place of the same SSL model, if it moved since the tokenizer was fitted."""
+    stream: int = 0
+    """Which stream of tokens, where the store has several."""
+    ued_utterances: int = 50
+    """Utterances encoded anew for the unit edit distance; 0 leaves it out, and then no SSL model is loaded."""
+    abx_features: bool = False
+    """Also ABX of the features that were quantized: the SSL model runs over all drawn utterances."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+
+
+def measure(config: QualityConfig) -> Report:
+    """Measure a store and return the report that `write_report` writes.
+
+    Raises:
+        TokenizerMismatch: the tokenizer is not the one that made the tokens.
+        ManifestError: with `cuts`, an utterance of the store is not among them.
+        ConfigError: a stream that the store does not have.
+    """
+    store = TokenStore.open(config.store)
+    if not 0 <= config.stream < len(store.info.vocab_sizes):
+        raise ConfigError(f"{config.store} has {len(store.info.vocab_sizes)} streams, so --stream 0 is the first")
+    folder = Path(config.tokenizer or store.folder / "tokenizer")
+    described = read_description(folder)
+    require_same(described["fingerprint"], store.fingerprint, config.store)
+    meter = Meter(store.info.vocab_sizes[config.stream], store.frame_rate_hz, config)
+    with Progress("quality", store.summary["duration_s"]) as progress:
+        for cut, codes in _utterances(store, config):
+            meter.add(cut, codes)
+            progress.add(cut.duration)
+    centroids = torch.from_numpy(Codebook.load(folder / "codebook.safetensors").centroids)
+    abx = meter.abx("tokens", _tokens, ["edit", "identical"])
+    abx += meter.abx("centroids", lambda utterance: centroids[_tokens(utterance)], ["angular"])
+    unit_edit: dict[str, Any] = {}
+    if config.ued_utterances or config.abx_features:
+        tokenizer = Tokenizer.load(folder, device=config.device, upstream=config.upstream)
+        if config.abx_features:
+            abx += meter.abx("features", lambda utterance: _features(utterance, tokenizer), ["angular"])
+        some = (utterance.cut for utterance in meter.drawn()[: config.ued_utterances])
+        unit_edit = {name: row and asdict(row) for name, row in measure_unit_edit(some, tokenizer, config.seed).items()}
+    return {
+        "format": "voxtok-quality",
+        "version": 1,
+        "store": config.store,
+        "tokenizer": {name: described[name] for name in TOKENIZER_FIELDS},
+        "scoring": {field.name: getattr(config, field.name) for field in fields(Scoring)},
+        **meter.report(),
+        "abx": [asdict(result) for result in abx],
+        "unit_edit": unit_edit,
+    }
+
+
+def _utterances(store: TokenStore, config: QualityConfig) -> Iterator[tuple[Cut, Codes]]:
+    """Every utterance's cut, of `config.cuts` where given, and its (frames,) tokens before dedup."""
+    known = {cut.id: cut for cut in load_cuts(config.cuts)} if config.cuts else None
+    for cut, tokens in store:
+        if known is not None and cut.id not in known:
+            raise ManifestError(f"{config.cuts} has no cut {cut.id}, which {config.store} has tokens of")
+        yield known[cut.id] if known is not None else cut, tokens.expand().codes[:, config.stream]
+
+
+def _tokens(utterance: Utterance) -> torch.Tensor:
+    return torch.from_numpy(utterance.codes.astype(np.int64))
+
+
+def _features(utterance: Utterance, tokenizer: Tokenizer) -> torch.Tensor:
+    """(frames, D) features; none where the audio cannot be used, so that the utterance is left out."""
+    rate = tokenizer.upstream.sampling_rate
+    try:
+        return tokenizer.features(read_audio(utterance.cut, rate), rate)
+    except (BadAudio, ConfigError):
+        return torch.zeros(0, tokenizer.upstream.width)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command `voxtok quality`."""
+    config = parse(QualityConfig, argv, "voxtok quality")
+    report = measure(config)
+    write_report(report, config.out)
+    found = [
+        f"{metric.title} {written(metric.form, value_of(report, metric.path))}" for metric in (*PURITY[:2], *LEAKAGE)
+    ]
+    found += [f"ABX {row['speakers']} {written('{:.1%}', row['score']['error'])}" for row in report["abx"][:2]]
+    print(", ".join(found), f"-> {config.out}/quality.html")
+    return 0
