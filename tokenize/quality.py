@@ -20,11 +20,11 @@ from voxtok.manifests.store import TokenStore
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.meter import Codes, Meter, Scoring, Utterance
+from voxtok.tokenize.meter import AbxResult, Codes, Meter, Scoring, Utterance
 from voxtok.tokenize.metrics import LEAKAGE, PURITY, Report, value_of, written
 from voxtok.tokenize.report import write_report
 from voxtok.tokenize.tokenizer import Tokenizer, read_description, require_same
-from voxtok.tokenize.unit_edit import measure_unit_edit
+from voxtok.tokenize.unit_edit import EncodedPairs, encoded_pairs, unit_edit
 
 TOKENIZER_FIELDS = ("fingerprint", "upstream", "layer", "vocab_size", "frame_rate_hz", "dedup")
 
@@ -43,8 +43,6 @@ class QualityConfig(Scoring):
     """Tokenizer folder; by default the copy in the store."""
     upstream: str | None = None
     """Another place of the same SSL model, if it moved since the tokenizer was fitted."""
-    stream: int = 0
-    """Which stream of tokens, where the store has several."""
     ued_utterances: int = 50
     """Utterances encoded anew for the unit edit distance; 0 leaves it out, and then no SSL model is loaded."""
     abx_features: bool = False
@@ -59,38 +57,51 @@ def measure(config: QualityConfig) -> Report:
     Raises:
         TokenizerMismatch: the tokenizer is not the one that made the tokens.
         ManifestError: with `cuts`, an utterance of the store is not among them.
-        ConfigError: a stream that the store does not have.
+        ConfigError: a store with several streams.
     """
     store = TokenStore.open(config.store)
-    if not 0 <= config.stream < len(store.info.vocab_sizes):
-        raise ConfigError(f"{config.store} has {len(store.info.vocab_sizes)} streams, so --stream 0 is the first")
     folder = Path(config.tokenizer or store.folder / "tokenizer")
     described = read_description(folder)
     require_same(described["fingerprint"], store.fingerprint, config.store)
-    meter = Meter(store.info.vocab_sizes[config.stream], store.frame_rate_hz, config)
+    meter = Meter(store.vocab_size, store.frame_rate_hz, config)
     with Progress("quality", store.summary["duration_s"]) as progress:
         for cut, codes in _utterances(store, config):
             meter.add(cut, codes)
             progress.add(cut.duration)
-    centroids = torch.from_numpy(Codebook.load(folder / "codebook.safetensors").centroids)
-    abx = meter.abx("tokens", _tokens, ["edit", "identical"])
-    abx += meter.abx("centroids", lambda utterance: centroids[_tokens(utterance)], ["angular"])
-    unit_edit: dict[str, Any] = {}
+    abx = token_abx(meter, Codebook.load(folder / "codebook.safetensors"))
+    pairs: EncodedPairs = {}
     if config.ued_utterances or config.abx_features:
         tokenizer = Tokenizer.load(folder, device=config.device, upstream=config.upstream)
+        rate = tokenizer.upstream.sampling_rate
         if config.abx_features:
             abx += meter.abx("features", lambda utterance: _features(utterance, tokenizer), ["angular"])
-        some = (utterance.cut for utterance in meter.drawn()[: config.ued_utterances])
-        unit_edit = {name: row and asdict(row) for name, row in measure_unit_edit(some, tokenizer, config.seed).items()}
+        some = [utterance.cut for utterance in meter.drawn()[: config.ued_utterances]]
+        pairs = encoded_pairs(
+            some, tokenizer.upstream, lambda samples: tokenizer.encode(samples, rate).expand().codes[:, 0], config.seed
+        )
+    return make_report(config.store, {name: described[name] for name in TOKENIZER_FIELDS}, meter, abx, pairs)
+
+
+def token_abx(meter: Meter, codebook: Codebook) -> list[AbxResult]:
+    """ABX of token numbers, and of the vectors they stand for."""
+    centroids = torch.from_numpy(codebook.centroids)
+    found = meter.abx("tokens", _tokens, ["edit", "identical"])
+    return found + meter.abx("centroids", lambda utterance: centroids[_tokens(utterance)], ["angular"])
+
+
+def make_report(
+    store: str, tokenizer: dict[str, Any], meter: Meter, abx: Sequence[AbxResult], pairs: EncodedPairs
+) -> Report:
+    """Everything that was measured, as JSON; `tokenizer` has the TOKENIZER_FIELDS."""
     return {
         "format": "voxtok-quality",
         "version": 1,
-        "store": config.store,
-        "tokenizer": {name: described[name] for name in TOKENIZER_FIELDS},
-        "scoring": {field.name: getattr(config, field.name) for field in fields(Scoring)},
+        "store": store,
+        "tokenizer": tokenizer,
+        "scoring": {field.name: getattr(meter.scoring, field.name) for field in fields(Scoring)},
         **meter.report(),
         "abx": [asdict(result) for result in abx],
-        "unit_edit": unit_edit,
+        "unit_edit": {name: asdict(score) for name, found in pairs.items() if (score := unit_edit(found))},
     }
 
 
@@ -100,7 +111,7 @@ def _utterances(store: TokenStore, config: QualityConfig) -> Iterator[tuple[Cut,
     for cut, tokens in store:
         if known is not None and cut.id not in known:
             raise ManifestError(f"{config.cuts} has no cut {cut.id}, which {config.store} has tokens of")
-        yield known[cut.id] if known is not None else cut, tokens.expand().codes[:, config.stream]
+        yield known[cut.id] if known is not None else cut, tokens.expand().codes[:, 0]
 
 
 def _tokens(utterance: Utterance) -> torch.Tensor:

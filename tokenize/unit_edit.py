@@ -1,7 +1,7 @@
 """Unit edit distance: how much the tokens change when the signal does and the words do not (Gat et al. 2022)."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import kaldialign
@@ -10,14 +10,15 @@ import numpy.typing as npt
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.audio import read_audio
-from voxtok.manifests.tokens import TokenSequence
+from voxtok.manifests.audio import Samples, read_audio
 from voxtok.runtime.errors import BadAudio
-from voxtok.tokenize.augment import AUGMENTATIONS, Augmentation, augment
-from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.augment import AUGMENTATIONS, TEMPO, Augmentation, augment
+from voxtok.tokenize.upstream import Upstream
 from voxtok.tokenize.usage import dedup
 
 Codes = npt.NDArray[np.integer]
+EncodedPairs = dict[Augmentation, list[tuple[Codes, Codes]]]
+"""Tokens of utterances, clean and changed."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +60,33 @@ def unit_edit(pairs: Sequence[tuple[Codes, Codes]]) -> UnitEdit | None:
     )
 
 
-def measure_unit_edit(cuts: Iterable[Cut], tokenizer: Tokenizer, seed: int) -> dict[Augmentation, UnitEdit | None]:
-    """Encode each cut clean and changed; cuts that cannot be read or are too short are left out.
+def encoded_pairs(
+    cuts: Iterable[Cut], upstream: Upstream, encode: Callable[[Samples], Codes], seed: int
+) -> EncodedPairs:
+    """Tokens of each cut, clean and changed; cuts that cannot be read or are too short are left out.
 
     What an utterance undergoes depends on the seed and its id, not on its neighbours.
+
+    Args:
+        cuts: with audio.
+        upstream: says at which rate `encode` takes samples, and how many it needs.
+        encode: (num_samples,) samples to (frames,) tokens before dedup, or to several columns of them.
+        seed: of the changes.
     """
-    rate = tokenizer.upstream.sampling_rate
-    pairs: dict[Augmentation, list[tuple[Codes, Codes]]] = {name: [] for name in AUGMENTATIONS}
+    rate = upstream.sampling_rate
+    pairs: EncodedPairs = {name: [] for name in AUGMENTATIONS}
     for cut in cuts:
         try:
             samples = torch.from_numpy(read_audio(cut, rate))
         except BadAudio:
             continue
-        if len(samples) * 0.8 < tokenizer.upstream.min_samples:
+        if len(samples) < upstream.min_samples * TEMPO[1]:  # the fastest must still give a frame
             continue
-        clean = frame_codes(tokenizer.encode(samples.numpy(), rate))
+        clean = encode(samples.numpy())
         for name in AUGMENTATIONS:
             changed = augment(samples, rate, name, _generator(seed, name, cut.id))
-            pairs[name].append((clean, frame_codes(tokenizer.encode(changed.numpy(), rate))))
-    return {name: unit_edit(found) for name, found in pairs.items()}
-
-
-def frame_codes(tokens: TokenSequence) -> Codes:
-    """(frames,) tokens of the first stream, before dedup."""
-    return tokens.expand().codes[:, 0]
+            pairs[name].append((clean, encode(changed.numpy())))
+    return pairs
 
 
 def _generator(seed: int, augmentation: Augmentation, cut_id: str) -> np.random.Generator:
