@@ -11,6 +11,7 @@ import ctypes
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +111,15 @@ def data_path() -> Path:
     return Path(require("espeakng_loader", "synth").get_data_path())
 
 
-def languages() -> list[str]:
-    """Language codes that espeak-ng speaks, sorted, such as en-us, en-gb, de, cmn."""
-    codes: set[str] = set()
-    for file in (data_path() / "lang").rglob("*"):
-        if file.is_file():
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-            codes.update(line.split()[1] for line in lines if line.startswith("language "))
-    return sorted(codes)
+@cache
+def languages() -> dict[str, str]:
+    """The voice file of each language that espeak-ng speaks, by its code, such as en-us, en-gb, de, cmn."""
+    files: dict[str, str] = {}
+    for file in sorted(path for path in (data_path() / "lang").rglob("*") if path.is_file()):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("language "):
+                files.setdefault(line.split()[1].lower(), file.name)
+    return files
 
 
 def variants() -> list[str]:
@@ -197,7 +199,7 @@ def speak(text: str, voice: Voice, data: Path) -> Spoken:
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         ctypes.CDLL(None).srand(1)
         library.espeak_SetSynthCallback(callback)
-        if library.espeak_SetVoiceByName(f"{voice.language}+{voice.variant}".encode()):
+        if library.espeak_SetVoiceByName(f"{languages()[voice.language]}+{voice.variant}".encode()):
             raise VoxtokError(f"espeak-ng has no voice {voice.language!r}")
         settings = {SET_RATE: voice.rate_wpm, SET_VOLUME: 60, SET_PITCH: voice.pitch, SET_RANGE: voice.pitch_range}
         for parameter, value in settings.items():
