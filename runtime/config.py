@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast, get_origin
 
 import jsonargparse
 
@@ -60,7 +60,9 @@ def parse(config: type[C], argv: Sequence[str], prog: str, positional: str | Non
     if positional:
         parser.add_argument(positional, nargs="*", type=str, help=_field_help(config, positional))
     switches = {field.name for field in fields(cast(Any, config)) if field.type in (bool, bool | None)}
-    values = parser.parse_args(_with_values([_with_underscores(word) for word in argv], switches))
+    lists = {field.name for field in fields(cast(Any, config)) if get_origin(field.type) is tuple}
+    words = _with_lists([_with_underscores(word) for word in argv], lists)
+    values = parser.parse_args(_with_values(words, switches))
     given = parser.instantiate(values).as_dict()
     given.pop("config", None)
     if positional:
@@ -85,6 +87,19 @@ def _with_values(words: Sequence[str], switches: set[str]) -> list[str]:
         f"{word}=true" if word[:2] == "--" and word[2:] in switches and after not in BOOLEANS else word
         for word, after in zip(words, following, strict=True)
     ]
+
+
+def _with_lists(words: Sequence[str], lists: set[str]) -> list[str]:
+    """`--layers 6,9` and `--layers=6,9` mean `--layers [6,9]`."""
+    found: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name[2:] in lists and not value.startswith("["):
+            word = f"{name}=[{value}]"
+        elif found and found[-1][:2] == "--" and found[-1][2:] in lists and not word.startswith(("[", "-")):
+            word = f"[{word}]"
+        found.append(word)
+    return found
 
 
 def _field_help(config: type, name: str) -> str:

@@ -24,6 +24,8 @@ class Config:
     """Files."""
     strict: bool = False
     """Stop early."""
+    sizes: tuple[int, ...] = ()
+    """Vocabulary sizes."""
 
     def __post_init__(self) -> None:
         if self.batch_s <= 0:
@@ -55,6 +57,19 @@ def test_a_switch_needs_no_value(words: list[str], strict: bool) -> None:
     config = parse(Config, ["--layer", "3", *words], "x", positional="files")
     assert config.strict is strict
     assert config.files == tuple(word for word in words if word.endswith(".wav"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        (["--sizes", "50,100"], (50, 100)),
+        (["--sizes=50"], (50,)),
+        (["--sizes", "[50, 100]", "--strict"], (50, 100)),
+        (["--strict", "--sizes", "50"], (50,)),
+    ],
+)
+def test_lists_are_separated_by_commas(words: list[str], sizes: tuple[int, ...]) -> None:
+    assert parse(Config, ["--layer", "3", *words], "x").sizes == sizes
 
 
 def test_positional_words(tmp_path: Path) -> None:
