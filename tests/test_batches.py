@@ -34,10 +34,20 @@ def librispeech_like(num_utterances: int, seed: int) -> list[tuple[int, int]]:
 
 
 def test_a_plan_by_hand() -> None:
-    """Lengths 3 9 4 10 and 20 in a batch: 10 and 9 fill 2 x 10; 4 and 3 are 2 x 4; padding is (1 + 1) / 28."""
+    """Lengths 3 9 4 10 and 20 in a batch: 9 beside 10 would be 5 % padding, 4 beside 9 more; 3 joins 4, which is small.
+
+    Padded they are 10 + 9 + 2 x 4 = 27, of which 1 is padding.
+    """
     sizes = [(0, 3), (1, 9), (2, 4), (3, 10)]
-    assert plan_batches(sizes, 20) == [[3, 1], [2, 0]]
-    assert padding_waste(sizes, plan_batches(sizes, 20)) == pytest.approx(2 / 28)
+    assert plan_batches(sizes, 20) == [[3], [1], [2, 0]]
+    assert padding_waste(sizes, plan_batches(sizes, 20)) == pytest.approx(1 / 27)
+
+
+def test_a_batch_ends_where_padding_begins() -> None:
+    """Of 80, four tens are half; a 9 would add 1 of 50, just 2 %, a second one 2 of 60, which is more."""
+    lengths = [10, 10, 10, 10, 9, 9, 9]
+    assert plan_batches(list(enumerate(lengths)), 80) == [[0, 1, 2, 3, 4], [5, 6]]
+    assert plan_batches(list(enumerate(lengths)), 300) == [[0, 1, 2, 3, 4, 5, 6]], "not yet a quarter full"
 
 
 @given(LENGTHS, st.integers(1, 3000), st.randoms(use_true_random=False))
@@ -51,7 +61,7 @@ def test_every_utterance_is_in_one_batch_within_the_bound(lengths: list[int], bo
     assert plan_batches(sizes, bound) == batches
 
 
-@pytest.mark.parametrize(("num_utterances", "max_batch_s"), [(5000, 240), (1000, 110)])
+@pytest.mark.parametrize(("num_utterances", "max_batch_s"), [(5000, 240), (1000, 240), (1000, 110)])
 @pytest.mark.parametrize("seed", range(5))
 def test_padding_is_at_most_one_percent_on_librispeech_lengths(
     seed: int, num_utterances: int, max_batch_s: int
@@ -59,7 +69,9 @@ def test_padding_is_at_most_one_percent_on_librispeech_lengths(
     sizes = librispeech_like(num_utterances, seed)
     batches = plan_batches(sizes, max_batch_s * 16000)
     assert padding_waste(sizes, batches) <= 0.01
-    assert len(batches) < 1.1 * sum(length for _, length in sizes) / (max_batch_s * 16000), "batches are full"
+    assert len(batches) < 1.35 * sum(length for _, length in sizes) / (max_batch_s * 16000), (
+        "batches are far from small"
+    )
     unsorted = [list(range(start, start + 8)) for start in range(0, num_utterances, 8)]
     assert padding_waste(sizes, unsorted) > 0.15, "in order, padding would be large"
 
