@@ -64,7 +64,7 @@ def gather(chunks: Iterable[torch.Tensor], kernel: int, stride: int) -> Moments:
     tail = torch.zeros(0)
     for piece in _pieces(chunks):
         exact = piece.double()
-        sums = torch.stack([exact.new_tensor(len(exact)), exact.sum(), exact.dot(exact)])
+        sums = torch.stack([exact.new_full((), len(exact)), exact.sum(), exact.dot(exact)])
         samples = samples.to(piece.device) + sums
         if kernel:
             tail, gram = _windows(torch.cat([tail.to(piece.device), piece]), kernel, stride)

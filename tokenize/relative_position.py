@@ -54,6 +54,8 @@ class RelativePosition:
         # Row F - 1 - query holds the biases of that query's keys: windows of one row, taking no memory.
         self.reversed_rows = by_distance.unfold(1, length, 1)  # (H, F, F)
 
+    # The loop depends on the length: each length would be compiled anew.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(
         self,
         query: torch.Tensor,

@@ -174,12 +174,13 @@ class Wav2Vec2:
         self._check(samples, layers)
         frames = [self.num_frames(count) for count in samples]
         moments = [None] * len(samples) if statistics is None else [Moments.unpack(s, self._window) for s in statistics]
-        with torch.inference_mode():
-            utterances = [waveforms[row, :count].to(self.device) for row, count in enumerate(samples)]
+        with torch.no_grad():
+            utterances = [waveforms[row, :count].to(self.device, torch.float32) for row, count in enumerate(samples)]
             if not self.one_by_one:
                 features = self._compute(utterances, moments, layers)
             else:
-                features = {layer: waveforms.new_zeros(len(frames), max(frames), self.width) for layer in layers}
+                shape = (len(frames), max(frames), self.width)
+                features = {layer: torch.zeros(shape, device=self.device) for layer in layers}
                 for row, utterance in enumerate(utterances):
                     alone = self._compute([utterance], moments[row : row + 1], layers)
                     for layer in layers:

@@ -68,7 +68,8 @@ class WeightReader:
         tensor = self.weights[name]
         if tuple(tensor.shape) != shape:
             raise CorruptFile(f"{self.name}: {name} is {tuple(tensor.shape)}, its configuration says {shape}")
-        return tensor.detach().to(self.device, torch.float32)
+        # A copy, since a file's tensors lie at any address, and CPU products round differently with the alignment.
+        return tensor.detach().to(self.device, torch.float32, copy=True)
 
     def linear(self, name: str, inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (outputs, inputs) and bias (outputs,) in the computation's dtype."""
