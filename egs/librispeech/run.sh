@@ -22,7 +22,7 @@ fi
 # Data: Lhotse prepares the manifests, and downloads the parts where no copy is given.
 download=$([ -n "${CORPUS:-}" ] || echo --download)
 # shellcheck disable=SC2086
-voxtok corpus librispeech --corpus-dir "$corpus" --parts $parts --out "$exp/data" $download
+voxtok corpus librispeech --corpus-dir "$corpus" --out "$exp/data" $download dataset_parts="${parts// /,}"
 
 # Tokenizer.
 # shellcheck disable=SC2086
