@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import LAYERS, WAV2VEC2_KINDS, save_tiny, tiny_config, tiny_model
 
+from tests.tiny_models import LAYERS, WAV2VEC2_KINDS, save_tiny, tiny_config, tiny_model
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.wav2vec2 import Wav2Vec2
@@ -54,7 +55,7 @@ def load(path: Path, **options: object) -> Wav2Vec2:
     return upstream
 
 
-def outputs_of(model: transformers.PreTrainedModel, samples: torch.Tensor) -> Outputs:
+def outputs_of(model: Any, samples: torch.Tensor) -> Outputs:
     """transformers' forward of one utterance: what goes into the first block, and what comes out of each."""
     outputs: Outputs = []
 
@@ -219,11 +220,16 @@ def test_nothing_above_the_asked_layer_is_computed(checkpoints: Checkpoints, mon
     upstream = load(checkpoints("wavlm-base"))
     batch = padded(utterances())
     together, _ = upstream.extract(*batch, [0, 2])
-    ran = []
-    blocks = [
-        lambda *given, block=block, number=number: (ran.append(number), block(*given))[1]
-        for number, block in enumerate(upstream._blocks, start=1)
-    ]
+    ran: list[int] = []
+
+    def noting(number: int, block: Any) -> Any:
+        def run(*given: Any) -> Any:
+            ran.append(number)
+            return block(*given)
+
+        return run
+
+    blocks = [noting(number, block) for number, block in enumerate(upstream._blocks, start=1)]
     monkeypatch.setattr(upstream, "_blocks", blocks)
     for layer in (0, 2):
         ran.clear()

@@ -57,7 +57,7 @@ def gather(chunks: Iterable[torch.Tensor], kernel: int, stride: int) -> Moments:
     Args:
         chunks: each (T,) float32, any T.
         kernel: samples of a window; 0 to leave windows out.
-        stride: samples from one window to the next.
+        stride: samples from one window to the next, at most `kernel`.
     """
     samples = torch.zeros(3, dtype=torch.float64)
     windows = torch.zeros(kernel + 1, kernel + 1, dtype=torch.float64) if kernel else torch.zeros(0, 0)
