@@ -139,7 +139,7 @@ def test_bfloat16_is_close_and_batch_invariant(kind: str, checkpoints: Checkpoin
 )
 def test_variants_of_hubert(options: dict[str, int], tmp_path: Path) -> None:
     """A batch norm before the positional convolution, no norm before the projection, and an odd kernel."""
-    config = tiny_config("hubert-base")
+    config: Any = tiny_config("hubert-base")
     config.update(options)
     torch.manual_seed(0)
     model = transformers.HubertModel(config).eval()
@@ -313,7 +313,8 @@ def test_the_identity_is_of_the_weights_not_of_the_file(checkpoints: Checkpoints
 def test_a_bfloat16_checkpoint_computes_in_float32(tmp_path: Path) -> None:
     """transformers would keep the checkpoint's dtype."""
     save_tiny("hubert-large", tmp_path, do_normalize=False)
-    model = tiny_model("hubert-large").to(torch.bfloat16)
+    model: Any = tiny_model("hubert-large")
+    model = model.to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     expected = outputs_of(model.float(), utterances()[0])
     features, counts = load(tmp_path).extract(*padded(utterances()[:1]), ALL_LAYERS)
