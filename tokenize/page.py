@@ -79,7 +79,9 @@ thead th { font-weight: 600; font-size: .85rem; color: var(--soft); border-top: 
   figure, tr, .card { break-inside: avoid }
   h2 { break-after: avoid; margin-top: 24px }
   .cards { grid-template-columns: repeat(5, 1fr) }
-  .scroll { overflow: visible }
+  .scroll { overflow: visible; font-size: 7pt }
+  .scroll table { font-size: inherit }
+  .scroll td, .scroll th { padding-right: 6px }
 }
 """
 

@@ -41,14 +41,23 @@ class Bar:
 
 
 def lines(series: Sequence[Series], x_label: str, y_label: str, *, log_y: bool = False, marks: bool = False) -> str:
-    """A line plot; `log_y` drops points that are not positive, `marks` draws the points and ticks at each x."""
+    """A line plot.
+
+    Args:
+        series: the lines.
+        x_label: under the x axis.
+        y_label: for readers who cannot see the plot.
+        log_y: a logarithmic y axis; points that are not positive are left out.
+        marks: draw the points, ticks at each x, and a y axis that need not begin at 0.
+    """
     shown = [Series(s.name, [p for p in s.points if p[1] > 0 or not log_y], s.dashed) for s in series]
     points = [point for s in shown for point in s.points]
     if not points:
         return ""
     xs = sorted({x for x, _ in points})
     x_ticks = xs if marks and len(xs) <= 13 else _ticks(xs[0], xs[-1])
-    y_ticks = _decades(points) if log_y else _ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
+    ys = [y for _, y in points]
+    y_ticks = _decades(ys) if log_y else _ticks(min(ys) if marks else min(0.0, *ys), max(ys))
     x_of = _scale(min(xs[0], x_ticks[0]), xs[-1], LEFT, WIDTH - RIGHT)
     level = math.log10 if log_y else float
     y_of = _scale(level(y_ticks[0]), level(y_ticks[-1]), HEIGHT - BOTTOM, TOP)
@@ -136,9 +145,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def _decades(points: Sequence[tuple[float, float]]) -> list[float]:
-    low = math.floor(min(math.log10(y) for _, y in points))
-    high = math.ceil(max(math.log10(y) for _, y in points))
+def _decades(values: Sequence[float]) -> list[float]:
+    low = math.floor(math.log10(min(values)))
+    high = math.ceil(math.log10(max(values)))
     return [10.0**i for i in range(low, max(high, low + 1) + 1)]
 
 
