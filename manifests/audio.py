@@ -109,7 +109,7 @@ def read_span(cut: Cut, sampling_rate: int, start: int, stop: int) -> Samples:
 
 def native_rate(cut: Cut) -> int:
     """Sampling rate at which `read_channels` reads a cut: the file's own wherever the file is read directly."""
-    if _is_direct(cut) and cut.recording.transforms:
+    if reads_spans(cut) and cut.recording.transforms:
         return int(_transform(cut.recording).source_sampling_rate)
     return int(cut.sampling_rate)
 
@@ -125,7 +125,7 @@ def read_channels(cut: Cut, start: int, stop: int) -> Samples:
     """
     rate = native_rate(cut)
     stop = min(stop, num_samples(cut, rate))
-    if _is_direct(cut):
+    if reads_spans(cut):
         offset = int(compute_num_samples(cut.start, rate))
         audio = _read_sources(cut, lambda source: _read_direct(cut, source, rate, offset + start, offset + stop))
     else:
@@ -135,8 +135,11 @@ def read_channels(cut: Cut, start: int, stop: int) -> Samples:
     return audio
 
 
-def _is_direct(cut: Cut) -> bool:
-    """Whether soundfile can read any span of it: an untransformed (at most resampled) file or in-memory recording."""
+def reads_spans(cut: Cut) -> bool:
+    """Whether a span is read alone: of a file or an in-memory recording, untransformed (at most resampled).
+
+    Of anything else (pipes, URLs, mixed cuts, Lhotse's transforms), each span costs reading the whole.
+    """
     if not isinstance(cut, MonoCut | MultiCut) or not cut.has_recording or cut.recording.has_video:
         return False
     recording = cut.recording

@@ -72,7 +72,7 @@ def test_bad_files_are_listed_and_the_rest_is_complete(folders: tuple[Path, Path
     write(root / "good 2.flac")
     (root / "zero.wav").touch()
     (root / "text.wav").write_text("these are words, not samples\n" * 20)
-    soundfile.write(root / "nothing.flac", np.zeros(0), 16000)
+    soundfile.write(root / "nothing.wav", np.zeros(0), 16000)
     (root / "dangling.wav").symlink_to(root / "nowhere.wav")
     with open(os.fsencode(root) + b"/\xff\xfe.wav", "wb") as file:
         file.write((root / "good.wav").read_bytes())
