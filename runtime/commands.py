@@ -1,6 +1,7 @@
 """The `voxtok` command: a table of verbs in the order data flows, whose modules load on use."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"voxtok: unknown command {words[0]!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("voxtok").setLevel(logging.INFO)
     try:
         status: int = importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
         return status

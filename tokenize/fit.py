@@ -26,7 +26,8 @@ from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, writ
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, extract
 from voxtok.tokenize.frames import FrameSource, UtteranceFrames, cached
-from voxtok.tokenize.kmeans import KMeansConfig, fit_kmeans
+from voxtok.tokenize.kmeans import fit_kmeans
+from voxtok.tokenize.kmeans_state import KMeansConfig
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream

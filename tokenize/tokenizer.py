@@ -148,7 +148,7 @@ class Tokenizer:
         """
         if codes.size and int(codes.max()) >= self.vocab_size:
             raise ConfigError(f"token {int(codes.max())} is not in a codebook of {self.vocab_size}")
-        chosen: npt.NDArray[np.float32] = self.codebook.centroids[codes[:, 0].astype(np.int64)]
+        chosen: npt.NDArray[np.float32] = self.codebook.centroids[codes[:, 0]]
         return chosen
 
     def _features(self, batch: Sequence[npt.ArrayLike], sampling_rate: int) -> list[torch.Tensor]:
