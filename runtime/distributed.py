@@ -32,14 +32,28 @@ class Ranks:
         """Every rank's tensor, in rank order; shapes may differ in the first dimension only."""
         if not self.connected:
             return [tensor]
-        counts = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.world_size)]
-        dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device))
-        longest = max(int(count) for count in counts)
-        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
-        padded[: len(tensor)] = tensor
+        counts, padded = self._padded(tensor)
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
-        return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+        return [part[:count] for part, count in zip(parts, counts, strict=True)]
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """As `all_gather`, on the first rank; an empty list on the others."""
+        if not self.connected:
+            return [tensor]
+        counts, padded = self._padded(tensor)
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)] if self.is_first else None
+        dist.gather(padded, parts, dst=0)
+        return [part[:count] for part, count in zip(parts or [], counts if parts else [], strict=True)]
+
+    def _padded(self, tensor: torch.Tensor) -> tuple[list[int], torch.Tensor]:
+        """Every rank's length, and this rank's tensor lengthened to the longest."""
+        counts = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.world_size)]
+        dist.all_gather(counts, torch.tensor([len(tensor)], device=tensor.device))
+        lengths = [int(count) for count in counts]
+        padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        return lengths, padded
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Rank 0's tensor, in place on every rank."""

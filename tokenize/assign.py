@@ -1,0 +1,178 @@
+"""Nearest centroids: exact labels at a fraction of the cost of all N x K distances, in bounded memory.
+
+The nearest centroid of x has the largest score x.c - |c|^2/2. On a CPU most scores are never computed: projected on the
+w leading directions of the centroids, x = p + r and c = q + s with r, s orthogonal to them, and the Cauchy-Schwarz
+inequality gives x.c <= p.q + |r||s|. One thin matrix product bounds every score from above, and only the few centroids
+whose bound reaches the exact score of a good guess are scored exactly. Where frames have no structure the bound
+excludes little; the width w, or the plain product of everything, is chosen by what the first frames would cost.
+
+Whatever the way there, float32 only excludes what its rounding cannot have confused, and near ties are decided by
+float64 distances of the frames as given. So a label does not depend on blocks, threads, batch-mates or the machine.
+"""
+
+import functools
+import math
+import warnings
+
+import numpy as np
+import torch
+
+from voxtok.runtime.errors import ConfigError
+from voxtok.tokenize.score_bounds import ScoreBounds, cheapest_bounds
+
+BLOCK_FRAMES = 1024
+"""Frames of a block on a CPU: a block and its scores stay in the caches."""
+BLOCK_SCORES = 1 << 28
+"""Scores of a block on a GPU: 1 GB."""
+PROBED_FRAMES = 256
+PROBED_WIDTH = 128
+"""Narrower frames are not worth a projection."""
+SETTLED_VALUES = 1 << 22
+"""Values of one float64 block when near ties are settled: 32 MB."""
+
+
+class Assigner:
+    """Labels frames with their nearest centroids; equal distances go to the lowest index.
+
+    Args:
+        centroids: (K, D).
+        device: where the work is done; None for the centroids' own.
+
+    Raises:
+        ConfigError: no centroids, or some are not finite.
+    """
+
+    def __init__(self, centroids: torch.Tensor, device: torch.device | None = None) -> None:
+        if centroids.ndim != 2 or not len(centroids):
+            raise ConfigError(f"centroids are (K, D) with K >= 1, not {tuple(centroids.shape)}")
+        if not torch.isfinite(centroids).all():
+            raise ConfigError("centroids have NaN or infinite values")
+        self.centroids = centroids.to(device=device, dtype=torch.float32)
+        self.device = self.centroids.device
+        on_cpu = self.device.type == "cpu"
+        self.block_frames = BLOCK_FRAMES if on_cpu else max(256, min(BLOCK_SCORES // len(centroids), 1 << 16))
+        self._first = _first_of_equals(self.centroids).to(self.device)  # (k,) label of each distinct centroid
+        self._offset = self.centroids.double().mean(0).float()  # centred, rounding is relative to the spread
+        self._centred = (self.centroids[self._first] - self._offset).contiguous()  # (k, D)
+        norms = torch.linalg.vector_norm(self._centred, dim=1)
+        self._bias = norms.square() / -2  # (k,)
+        self._largest = norms.max()
+        self._bounds: ScoreBounds | None = None
+        self._may_probe = on_cpu and self._centred.shape[1] >= PROBED_WIDTH
+
+    def labels(self, frames: torch.Tensor) -> torch.Tensor:
+        """The nearest centroid of each frame.
+
+        Args:
+            frames: (N, D), any float type.
+
+        Returns:
+            (N,) int64, on the assigner's device.
+
+        Raises:
+            ConfigError: frames of another width, or not finite.
+        """
+        if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1]:
+            raise ConfigError(f"frames are (N, {self.centroids.shape[1]}), not {tuple(frames.shape)}")
+        labels = torch.empty(len(frames), dtype=torch.int64, device=self.device)
+        for start in range(0, len(frames), self.block_frames):
+            block = slice(start, start + self.block_frames)
+            labels[block] = self._labels_of_block(frames[block].to(device=self.device, dtype=torch.float32), start)
+        return labels
+
+    def squared_distances(self, frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Squared distances of (N, D) float32 frames to the centroids of their labels: (N,) float32."""
+        offsets = self.centroids.index_select(0, labels).sub_(frames)
+        distances: torch.Tensor = torch.linalg.vector_norm(offsets, dim=1)
+        return distances.square_()
+
+    def _labels_of_block(self, given: torch.Tensor, start: int) -> torch.Tensor:
+        frames = given - self._offset
+        norms = torch.linalg.vector_norm(frames, dim=1)
+        if not torch.isfinite(norms).all():
+            bad = start + int(torch.isfinite(norms).logical_not().nonzero()[0])
+            raise ConfigError(f"frame {bad} is not finite, or too large for float32 distances")
+        if self._may_probe and len(frames) >= PROBED_FRAMES:
+            self._bounds = cheapest_bounds(self._centred, self._bias, frames[:PROBED_FRAMES])
+            self._may_probe = False
+        # Two float32 scores closer than this may be in the wrong order.
+        margin = (norms + self._largest) * self._largest * (frames.shape[1] + 8) * 2**-22
+        if self._bounds is None:
+            scores = torch.addmm(self._bias, frames, self._centred.T)
+            rows, columns = _true_pairs(scores >= (scores.amax(1) - margin)[:, None])
+        else:
+            rows, columns = self._pruned(self._bounds, frames, norms, margin)
+        counts = torch.bincount(rows, minlength=len(frames))
+        best = columns[counts.cumsum(0) - counts]
+        if len(rows) > len(frames):
+            tied = (counts > 1)[rows]
+            best[counts > 1] = self._settle(given, rows[tied], columns[tied])
+        return self._first[best]
+
+    def _pruned(
+        self, bounds: ScoreBounds, frames: torch.Tensor, norms: torch.Tensor, margin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pairs of frame and centroid that may be nearest, by rows."""
+        upper = bounds.of(frames, norms).add_(self._bias)
+        guess = torch.from_numpy(upper.numpy().argmax(1))  # NumPy's is several times faster than torch's
+        everyone = torch.arange(len(frames))
+        reached = self._scores(frames, everyone, guess) - margin
+        may_win = upper >= reached[:, None]
+        may_win[everyone, guess] = True
+        rows, columns = _true_pairs(may_win)
+        scores = self._scores(frames, rows, columns)
+        best = torch.full_like(norms, -math.inf).scatter_reduce_(0, rows, scores, "amax")
+        near = scores >= (best - margin)[rows]
+        return rows[near], columns[near]
+
+    def _scores(self, frames: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Exact scores of pairs given by ascending rows: (P,) float32."""
+        starts = torch.zeros(len(frames) + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(rows, minlength=len(frames)), 0, out=starts[1:])
+        _allow_sparse()
+        shape = (len(frames), len(self._centred))
+        pattern = torch.sparse_csr_tensor(starts, columns, torch.zeros(len(columns)), shape, check_invariants=False)
+        products: torch.Tensor = torch.sparse.sampled_addmm(pattern, frames, self._centred.T, beta=0.0)
+        return products.values() + self._bias[columns]
+
+    def _settle(self, given: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Decide near ties by float64 distances: one column for each distinct row, in order."""
+        step = max(1, SETTLED_VALUES // given.shape[1])
+        parts = []
+        for start in range(0, len(rows), step):
+            pairs = slice(start, start + step)
+            of_pairs = self.centroids[self._first[columns[pairs]]].double()
+            parts.append((given[rows[pairs]].double() - of_pairs).square().sum(1))
+        distances = torch.cat(parts)
+        group = torch.unique_consecutive(rows, return_inverse=True)[1]
+        num_groups = int(group[-1]) + 1
+        least = distances.new_full((num_groups,), math.inf).scatter_reduce_(0, group, distances, "amin")
+        winners = (distances == least[group]).nonzero()[:, 0]
+        lowest = columns.new_full((num_groups,), len(self._centred))
+        return lowest.scatter_reduce_(0, group[winners], columns[winners], "amin")
+
+
+def _first_of_equals(centroids: torch.Tensor) -> torch.Tensor:
+    """Indices of the centroids that equal none before them, so that copies cost nothing and never win."""
+    seen: dict[bytes, int] = {}
+    for index, row in enumerate((centroids + 0.0).cpu().numpy()):  # + 0.0: the two zeros become one
+        seen.setdefault(row.tobytes(), index)
+    return torch.tensor(list(seen.values()), dtype=torch.int64)
+
+
+def _true_pairs(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the true elements, in order."""
+    if mask.device.type != "cpu":
+        rows, columns = mask.nonzero(as_tuple=True)
+        return rows, columns
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's
+    rows = flat // mask.shape[1]
+    return rows, flat - rows * mask.shape[1]
+
+
+@functools.cache
+def _allow_sparse() -> None:
+    """Let torch say once, unheard, that its CSR tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.zeros(0), (1, 1))

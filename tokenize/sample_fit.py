@@ -1,0 +1,164 @@
+"""The codebook of a sample: seeding, nested Lloyd steps and exchanges among leading components, then Lloyd in full.
+
+Nearly all that separates centroids lies in a few hundred principal components, and a small sample finds their places:
+the thousands of cheap steps are made here, and passes over everything only polish the result.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from voxtok.runtime.distributed import Ranks
+from voxtok.tokenize.assign import Assigner
+from voxtok.tokenize.frames import CHUNK_FRAMES, Chunk
+from voxtok.tokenize.kmeans_state import KMeansConfig, State
+from voxtok.tokenize.lloyd import Tally, tally
+from voxtok.tokenize.seeding import greedy_seeds
+from voxtok.tokenize.split_merge import exchange
+
+COMPONENTS = 256
+"""Principal components that the steps before `polish` see."""
+SEED_COMPONENTS = 32
+"""Those that seeding sees."""
+PCA_FRAMES = 20
+"""Frames per dimension that the components are computed from."""
+SEED_SHARE, EXCHANGE_SHARE = 1 / 8, 1 / 2
+"""Shares of the sample that seeding chooses from, and that exchanges are judged on."""
+SEED_LLOYD = ((1 / 16, 8), (1 / 4, 8))
+"""Lloyd steps of a restart: shares of the sample, and steps on it at most."""
+EXCHANGED = 0.06
+"""Share of the centroids that an exchange may move."""
+EXCHANGE_TOLERANCE = 2e-4
+LLOYD_TOLERANCE = 2e-3
+PROJECTED_FRAMES = 4096
+LLOYD_STEPS = 4
+"""Lloyd steps on the whole sample at most, among components and again in full."""
+
+
+class SampleFit:
+    """Fits centroids to a sample held in memory, one step at a time.
+
+    Args:
+        frames: (n, D), any float type, in random order: prefixes are smaller samples.
+        config: what to fit.
+        device: where the work is done.
+    """
+
+    def __init__(self, frames: torch.Tensor, config: KMeansConfig, device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._frames = frames
+        first = frames[: max(PCA_FRAMES * frames.shape[1], 1024)].to(device=device, dtype=torch.float32)
+        self._mean = first.double().mean(0).float()
+        first = first - self._mean
+        directions = torch.linalg.eigh(first.T @ first / len(first))[1].flip(1)
+        self._components = directions[:, :COMPONENTS].contiguous()  # (D, C)
+        self._projected = torch.empty(len(frames), self._components.shape[1], device=device)  # (n, C)
+        self._outside = self._project()
+        self._latest: Tally | None = None
+
+    def _project(self) -> float:
+        """Fill in the projected frames; returns the mean squared distance to them, which components cannot lower."""
+        outside = 0.0
+        for start in range(0, len(self._frames), PROJECTED_FRAMES):
+            block = slice(start, start + PROJECTED_FRAMES)
+            frames = self._frames[block].to(device=self._device, dtype=torch.float32) - self._mean
+            projected = torch.mm(frames, self._components, out=self._projected[block])
+            outside += float(frames.square().sum(dtype=torch.float64) - projected.square().sum(dtype=torch.float64))
+        return max(outside, 0.0) / len(self._frames)
+
+    def advance(self, state: State) -> State:
+        """Make one step; the phase after the last one is `pass`. A step depends on nothing but the state."""
+        match state.phase:
+            case "seed":
+                return self._seed(state)
+            case "exchange":
+                return self._exchange(state)
+            case "sample":
+                return self._sample(state)
+            case _:
+                return self._polish(state)
+
+    def _seed(self, state: State) -> State:
+        """One restart: the best of them goes on."""
+        config = self._config
+        generator = torch.Generator(self._device).manual_seed(_seed_of(config.seed, state.iteration))
+        candidates = self._share(SEED_SHARE)[:, :SEED_COMPONENTS]
+        centroids = self._projected[greedy_seeds(candidates, config.vocab_size, generator)]
+        for share, most in SEED_LLOYD:
+            frames = self._share(share)
+            before = math.inf
+            for _ in range(most):
+                result = self._tally(frames, centroids)
+                if before - result.inertia < LLOYD_TOLERANCE * result.inertia:
+                    break
+                before, centroids = result.inertia, result.repaired_means()
+        state = state.noted(result.num_frames, result.inertia + self._outside)
+        if result.inertia < state.inertia:
+            state = replace(state, centroids=centroids, inertia=result.inertia)
+        if state.iteration < config.restarts:
+            return state
+        return state.entering("exchange", budget=max(1, round(EXCHANGED * config.vocab_size)))
+
+    def _exchange(self, state: State) -> State:
+        """Exchange some centroids, settle them by a Lloyd step, and keep that if it is better."""
+        frames = self._share(EXCHANGE_SHARE)
+        now = self._latest
+        if now is None or now.centroids is not state.centroids:
+            now = self._tally(frames, state.centroids, keep_labels=True)
+        if state.iteration == self._config.exchanges or self._config.vocab_size < 3:
+            return state.entering("sample")
+        moved, done = exchange(frames, now, state.budget)
+        settled = self._tally(frames, moved).repaired_means()
+        after = self._tally(frames, settled, keep_labels=True)
+        gain = now.inertia - after.inertia
+        better, worse = (after, now) if gain > 0 else (now, after)
+        self._latest = better
+        budget = state.budget if gain > 0 else state.budget // 2
+        state = state.noted(better.num_frames, better.inertia + self._outside)
+        state = replace(state, centroids=better.centroids, budget=budget)
+        if not done or not budget or 0 < gain < EXCHANGE_TOLERANCE * worse.inertia:
+            return state.entering("sample")
+        return state
+
+    def _sample(self, state: State) -> State:
+        """A Lloyd step among components; the last one leaves them."""
+        result = self._tally(self._projected, state.centroids)
+        settled = _settled(state, result)
+        state = state.noted(result.num_frames, result.inertia + self._outside)
+        state = replace(state, centroids=result.repaired_means(), inertia=result.inertia)
+        if not settled:
+            return state
+        return replace(state, centroids=state.centroids @ self._components.T + self._mean).entering("polish")
+
+    def _polish(self, state: State) -> State:
+        """A Lloyd step of whole frames."""
+        result = self._tally(self._frames, state.centroids)
+        settled = _settled(state, result)
+        state = state.noted(result.num_frames, result.inertia)
+        state = replace(state, centroids=result.repaired_means(), sizes=result.counts, inertia=result.inertia)
+        return state.entering("pass") if settled else state
+
+    def _share(self, share: float) -> torch.Tensor:
+        return self._projected[: max(self._config.vocab_size, math.ceil(share * len(self._projected)))]
+
+    def _tally(self, frames: torch.Tensor, centroids: torch.Tensor, keep_labels: bool = False) -> Tally:
+        return tally(_chunks(frames), Assigner(centroids, self._device), Ranks(), keep_labels=keep_labels)
+
+
+def _settled(state: State, result: Tally) -> bool:
+    gain = state.inertia - result.inertia
+    return gain < LLOYD_TOLERANCE / 4 * result.inertia or state.iteration + 1 == LLOYD_STEPS
+
+
+def _chunks(frames: torch.Tensor) -> Iterator[Chunk]:
+    for start in range(0, len(frames), CHUNK_FRAMES):
+        part = frames[start : start + CHUNK_FRAMES]
+        yield Chunk(part, torch.arange(start, start + len(part)))
+
+
+def _seed_of(seed: int, restart: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {restart}".encode()).digest()[:8]) >> 1

@@ -1,0 +1,107 @@
+"""Leaving a local optimum of k-means: merge pairs of clusters that hardly differ, split clusters that err most.
+
+Lloyd steps move a centroid only a little way, so too many centroids stay where seeding put them. An exchange frees the
+cheapest ones by Ward's cost (the inertia that merging adds; Ward 1963) and spends them on clusters whose halves, cut
+across the first principal direction, lower the inertia most.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from voxtok.tokenize.lloyd import Tally
+
+HOPE = 2.0
+"""A split gains about this many times what its halves show, once Lloyd steps have moved the borders."""
+POWER_STEPS = 3
+BLOCK_CENTROIDS = 1024
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """Some clusters cut in halves."""
+
+    clusters: list[int]  # best first
+    gains: list[float]  # inertia (summed over frames) that falls away
+    left: torch.Tensor  # (m, D) means of the halves
+    right: torch.Tensor  # (m, D)
+
+
+def exchange(frames: torch.Tensor, tally: Tally, most: int) -> tuple[torch.Tensor, int]:
+    """Free up to `most` centroids by merging, and split as many clusters; no cluster takes part twice.
+
+    Args:
+        frames: (n, D) float32.
+        tally: of the same frames, with labels.
+        most: exchanges to make.
+
+    Returns:
+        (K, D) float32 centroids, and how many exchanges were worth it.
+    """
+    assert tally.labels is not None
+    means = tally.means()
+    splits = _split(frames, tally.labels, means, tally.errors.argsort(descending=True, stable=True)[: 3 * most])
+    costs, partners = _merge_costs(means, tally.counts)
+    centroids = means.clone()
+    counts = tally.counts.double()
+    used: set[int] = set()
+    done = at = 0
+    for freed in costs.argsort(stable=True).tolist():
+        partner = int(partners[freed])
+        if done == most or freed in used or partner in used:
+            if done == most:
+                break
+            continue
+        while at < len(splits.clusters) and splits.clusters[at] in used | {freed, partner}:
+            at += 1
+        if at == len(splits.clusters) or HOPE * splits.gains[at] <= float(costs[freed]):
+            break
+        split = splits.clusters[at]
+        weights = counts[[freed, partner]] / counts[[freed, partner]].sum().clamp(min=1)
+        centroids[partner] = (weights[:, None] * means[[freed, partner]].double()).sum(0).float()
+        centroids[split], centroids[freed] = splits.left[at], splits.right[at]
+        used |= {freed, partner, split}
+        done += 1
+    return centroids, done
+
+
+def _merge_costs(means: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least cost of merging each cluster with another, and with which: (K,), (K,)."""
+    weights = counts.float()
+    costs, partners = [], []
+    for start in range(0, len(means), BLOCK_CENTROIDS):
+        block = slice(start, start + BLOCK_CENTROIDS)
+        both = weights[block, None] + weights[None, :]
+        cost = torch.cdist(means[block], means).square_() * (
+            weights[block, None] * weights[None, :] / both.clamp(min=1)
+        )
+        cost.diagonal(start).fill_(torch.inf)
+        least, partner = cost.min(dim=1)
+        costs.append(least)
+        partners.append(partner)
+    return torch.cat(costs), torch.cat(partners)
+
+
+def _split(frames: torch.Tensor, labels: torch.Tensor, means: torch.Tensor, clusters: torch.Tensor) -> _Splits:
+    """Cut clusters across their first principal directions, found by power iteration."""
+    place = labels.new_full((len(means),), -1)
+    place[clusters] = torch.arange(len(clusters), device=place.device)
+    rows = (place[labels] >= 0).nonzero()[:, 0]
+    of = place[labels[rows]]  # (r,) which of the clusters
+    centres = means[clusters]
+    offsets = frames[rows] - centres[of]  # (r, D)
+    directions = offsets.new_zeros(len(clusters), frames.shape[1]).index_add_(0, of, offsets * offsets[:, :1])
+    directions += torch.eye(*directions.shape, device=directions.device)  # never zero
+    for _ in range(POWER_STEPS):
+        directions = torch.nn.functional.normalize(directions)
+        along = torch.einsum("rd,rd->r", offsets, directions[of])
+        directions = torch.zeros_like(directions).index_add_(0, of, offsets * along[:, None])
+    half = of * 2 + (along > 0)
+    sizes = torch.bincount(half, minlength=2 * len(clusters))
+    halves = offsets.new_zeros(2 * len(clusters), frames.shape[1]).index_add_(0, half, offsets)
+    halves /= sizes.clamp(min=1)[:, None]
+    left, right = halves[0::2], halves[1::2]
+    both = sizes[0::2] * sizes[1::2] / (sizes[0::2] + sizes[1::2]).clamp(min=1)
+    gains = both * (left - right).square().sum(1)
+    order = gains.argsort(descending=True, stable=True)
+    return _Splits(clusters[order].tolist(), gains[order].tolist(), (centres + left)[order], (centres + right)[order])
