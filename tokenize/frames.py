@@ -263,11 +263,12 @@ class _DiskStore:
         self.files.append(name)
 
     def replace(self, chunks: Iterator[Chunk]) -> None:
-        old, self.files = self.files, []
+        old = len(self.files)
         for chunk in chunks:
             self.append(chunk)
-        for name in old:
+        for name in self.files[:old]:
             (self._folder / name).unlink()
+        del self.files[:old]
 
     def chunks(self) -> Iterator[Chunk]:
         for name in list(self.files):

@@ -91,10 +91,11 @@ def cheapest_bounds(centred: torch.Tensor, bias: torch.Tensor, frames: torch.Ten
 def _leading_directions(centred: torch.Tensor, count: int) -> torch.Tensor:
     """(D, count) leading principal directions, by subspace iteration: nearly is enough, any direction gives a bound."""
     generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(centred.shape[1], count, generator=generator)
+    directions: torch.Tensor = torch.randn(centred.shape[1], count, generator=generator)
     for _ in range(SUBSPACE_STEPS):
         directions = torch.linalg.qr(centred.T @ (centred @ directions))[0]
-    _, singular = torch.linalg.eigh((centred @ directions).T @ (centred @ directions))
+    inside = centred @ directions
+    singular: torch.Tensor = torch.linalg.eigh(inside.T @ inside)[1]
     return directions @ singular.flip(1)
 
 
