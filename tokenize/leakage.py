@@ -13,7 +13,7 @@ import torch
 
 from voxtok.runtime.errors import ConfigError
 
-WEIGHT_DECAY = 1e-4  # of the probe; the mean cross-entropy is of order 1
+WEIGHT_DECAY = 1e-3  # of the probe; the mean cross-entropy is of order 1
 STEPS = 100
 
 

@@ -6,6 +6,7 @@ and, where asked, for ABX on its features.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def measure(config: QualityConfig) -> Report:
         tokenizer = Tokenizer.load(folder, device=config.device, upstream=config.upstream)
         rate = tokenizer.upstream.sampling_rate
         if config.abx_features:
-            abx += meter.abx("features", lambda utterance: _features(utterance, tokenizer), ["angular"])
+            features = partial(_features, tokenizer=tokenizer)
+            abx += meter.abx("features", features, ["angular"], tokenizer.upstream.device)
         some = [utterance.cut for utterance in meter.drawn()[: config.ued_utterances]]
         pairs = encoded_pairs(
             some, tokenizer.upstream, lambda samples: tokenizer.encode(samples, rate).expand().codes[:, 0], config.seed
