@@ -34,8 +34,8 @@ ENGLISH = {
 
 AMERICAN = {**ENGLISH, "0": "A:"}
 
-NOT_A_PERSON = re.compile(r"Demonic|UniRobot|anikaRobot|robosoft\d?|croak|fast|whisperf?")
-"""Variants left out: robots, whispers, and `fast`, which is a rate."""
+LEFT_OUT = re.compile(r"Demonic|UniRobot|anikaRobot|robosoft\d?|croak|fast|whisperf?|caleb")
+"""Variants not used: robots, whispers, `fast` (a rate), and `caleb`, which has a DC offset as large as its speech."""
 
 CODA_SHARE = 0.4
 """Share of a vowel's time that a following /l/ takes where espeak-ng renders it inside the vowel (measured on F2)."""
@@ -125,7 +125,7 @@ def languages() -> dict[str, str]:
 def variants() -> list[str]:
     """Names of the voice variants that sound like people, sorted."""
     names = (file.name for file in (data_path() / "voices" / "!v").iterdir())
-    return sorted(name for name in names if not NOT_A_PERSON.fullmatch(name))
+    return sorted(name for name in names if not LEFT_OUT.fullmatch(name))
 
 
 def variant_text(name: str, formant_scale: float) -> str:

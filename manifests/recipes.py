@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -159,5 +158,5 @@ def main(name: str, argv: Sequence[str]) -> int:
     check_name(name)
     config = parse(RecipeConfig, argv, f"voxtok corpus {name}", positional="settings")
     for file, size in prepare_corpus(name, config).items():
-        print(f"{Path(config.out) / file}: {size}", file=sys.stdout)
+        print(f"{Path(config.out) / file}: {size}")
     return 0

@@ -7,15 +7,15 @@ so equal settings give equal bytes: audio files and manifest.
 import io
 import os
 import random
-import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,7 +54,7 @@ class SynthConfig:
     out: str
     """Folder to write: cuts.jsonl.gz and audio/ (16 kHz FLAC)."""
     speakers: int
-    """Number of speakers: each a voice variant of its own (they repeat beyond 89), pitch, rate, vocal tract, level."""
+    """Number of speakers: each a voice variant of its own (they repeat beyond 88), pitch, rate, vocal tract, level."""
     utterances: int
     """Utterances of each speaker."""
     seed: int
@@ -213,7 +213,7 @@ def in_workers(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> 
     Raises:
         VoxtokError: a process died. What the function raises is raised here too.
     """
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=leave_with_parent)
     try:
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:
@@ -223,6 +223,18 @@ def in_workers(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> 
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def leave_with_parent() -> None:
+    """End this worker when its parent dies: a pool's idle workers would wait for ever for a killed one."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def speak_task(task: _Task) -> list[MonoCut]:
@@ -299,5 +311,5 @@ def main(argv: Sequence[str]) -> int:
     """The command `voxtok corpus synth`."""
     config = parse(SynthConfig, argv, "voxtok corpus synth")
     size = synthesize(config)
-    print(f"{Path(config.out) / 'cuts.jsonl.gz'}: {size}", file=sys.stdout)
+    print(f"{Path(config.out) / 'cuts.jsonl.gz'}: {size}")
     return 0

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -223,6 +224,29 @@ def test_a_sentence_that_cannot_be_said(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VoxtokError, match="worker process died"):
         list(in_workers(os._exit, [3, 3, 3], 1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to find the processes in")
+def test_workers_of_a_killed_parent_end_too(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\nfrom voxtok.manifests.synth import in_workers\n"
+        "if __name__ == '__main__':\n    list(in_workers(time.sleep, [0, 600], 1))\n"
+    )
+    parent = subprocess.Popen([sys.executable, script])
+    children: list[str] = []
+    while len(children) < 2:  # the worker, and the process that tracks its semaphores
+        assert parent.poll() is None
+        time.sleep(0.05)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    time.sleep(3)
+    parent.kill()
+    parent.wait()
+    for _ in range(600):
+        if not any(Path(f"/proc/{child}").exists() for child in children):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"still there 30 s later: {children}")
 
 
 def test_the_library_is_not_loaded_into_the_caller(tmp_path: Path) -> None:
