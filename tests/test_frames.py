@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from toy_frames import gaussian_frames
 
+from tests.toy_frames import gaussian_frames
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.frames import (

@@ -132,8 +132,9 @@ class Assigner:
         _allow_sparse()
         shape = (len(frames), len(self._centred))
         pattern = torch.sparse_csr_tensor(starts, columns, torch.zeros(len(columns)), shape, check_invariants=False)
-        products: torch.Tensor = torch.sparse.sampled_addmm(pattern, frames, self._centred.T, beta=0.0).values()
-        return products + self._bias[columns]
+        products = torch.sparse.sampled_addmm(pattern, frames, self._centred.T, beta=0.0)
+        scores: torch.Tensor = products.values() + self._bias[columns]
+        return scores
 
     def _settle(self, given: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Decide near ties by float64 distances: one column for each distinct row, in order."""

@@ -10,10 +10,10 @@ import torch
 
 
 def greedy_seeds(frames: torch.Tensor, vocab_size: int, generator: torch.Generator) -> torch.Tensor:
-    """Choose K different frames.
+    """Choose K different frames by n K (2 + ln K) distances.
 
     Args:
-        frames: (n, D) float32, n >= K; work is n K (2 + ln K) D.
+        frames: (n, D) float32, n >= K, around the origin, since rounding is relative to their norms.
         vocab_size: K.
         generator: of the frames' device.
 
