@@ -9,6 +9,7 @@ import pytest
 import soundfile as sf
 from lhotse import CutSet, Recording
 from lhotse.cut import Cut
+from lhotse.shar import SharWriter
 
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
@@ -178,6 +179,22 @@ def test_a_corpus_of_bad_files_only_ends_with_an_empty_store(tmp_path: Path) -> 
     summary = encode_corpus(bad, toy_tokenizer(), tmp_path / "s", shard_size=2)
     assert summary is not None and summary["utterances"] == 0 and summary["rejected"] == len(bad)
     assert list(TokenStore.open(tmp_path / "s")) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Lhotse leaves its tar open
+def test_audio_inside_a_shar_folder(corpus: Path, tmp_path: Path) -> None:
+    """Cuts whose audio is in memory get the same tokens, and are stored without their bytes."""
+    (tmp_path / "shar").mkdir()
+    with SharWriter(str(tmp_path / "shar"), fields={"recording": "wav"}, shard_size=3) as writer:
+        for cut in load_cuts(corpus):
+            writer.write(cut)
+    encode_corpus(load_cuts(tmp_path / "shar"), toy_tokenizer(), tmp_path / "a", shard_size=3)
+    encode_corpus(load_cuts(corpus), toy_tokenizer(), tmp_path / "b", shard_size=3)
+    for (cut, found), (_, expected) in zip(
+        TokenStore.open(tmp_path / "a"), TokenStore.open(tmp_path / "b"), strict=True
+    ):
+        assert np.mean(found.codes != expected.codes) < 0.01, "wav in Shar is 16-bit"
+        assert cut.recording.sources[0].type == "shar"
 
 
 def test_a_long_recording_in_windows_equals_the_whole_for_mfcc(corpus: Path, tmp_path: Path) -> None:
