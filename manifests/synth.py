@@ -60,6 +60,8 @@ class SynthConfig:
         for name in ("speakers", "utterances"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be at least 1")
+        if self.seed < 0:
+            raise ConfigError("--seed must not be negative")
         if self.workers is not None and self.workers < 1:
             raise ConfigError("--workers must be at least 1")
         if not self.prefix or any(letter.isspace() or letter == "/" for letter in self.prefix):

@@ -200,6 +200,7 @@ def test_other_languages_take_a_file_of_sentences(tmp_path: Path) -> None:
         ({"sentences": "/nowhere/at/all.txt"}, "--sentences /nowhere"),
         ({"speakers": 0}, "--speakers must be"),
         ({"workers": 0}, "--workers must be"),
+        ({"seed": -1}, "--seed must not be"),
         ({"prefix": "a b"}, "--prefix"),
     ],
 )
