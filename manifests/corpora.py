@@ -8,6 +8,7 @@ usage: voxtok corpus WAY [options]
 
   synth         make synthetic speech with exact phone times: no download
   folder        index a folder of wav, flac, ogg, mp3 or opus files and their transcripts
+  join          write several corpora as one, without the utterances of another
   NAME          prepare (--download: and download) a corpus that Lhotse knows: librispeech, ljspeech, vctk, ...
 
 Each writes cuts.jsonl.gz, or one cuts_PART.jsonl.gz a part. voxtok corpus WAY --help shows the options.
@@ -30,8 +31,15 @@ def main(argv: Sequence[str]) -> int:
         from voxtok.manifests.folder import main as folder
 
         return folder(options)
+    if way == "join":
+        from voxtok.manifests.join import main as join
+
+        return join(options)
     if way.startswith("-"):
-        print(f"voxtok corpus: error: the first word is synth, folder or a corpus's name\n\n{USAGE}", file=sys.stderr)
+        print(
+            f"voxtok corpus: error: the first word is synth, folder, join or a corpus's name\n\n{USAGE}",
+            file=sys.stderr,
+        )
         return 2
     from voxtok.manifests.recipes import main as recipe
 

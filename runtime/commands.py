@@ -10,6 +10,8 @@ from voxtok.runtime.errors import VoxtokError
 COMMANDS = {
     "corpus": ("voxtok.manifests.corpora", "a corpus on disk, or a synthetic one -> Lhotse cuts"),
     "check": ("voxtok.manifests.check", "cuts -> what is wrong with their audio"),
+    "pretrain": ("voxtok.tokenize.pretrain", "token stores -> SSL model, by masked prediction (HuBERT)"),
+    "distill": ("voxtok.tokenize.distill", "SSL model -> a small one that imitates it (DistilHuBERT)"),
     "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + k-means codebook)"),
     "encode": ("voxtok.tokenize.encode", "cuts or audio files -> tokens"),
     "export": ("voxtok.manifests.export", "token store -> text, Kaldi, fairseq, Parquet or flat arrays"),

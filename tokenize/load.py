@@ -1,5 +1,7 @@
 """From a name to an upstream: filter banks, Hugging Face checkpoints, torchaudio bundles."""
 
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -23,8 +25,9 @@ def load_upstream(
     """Open what turns waveforms into frames.
 
     Args:
-        name: "mfcc"; "logmel"; a folder that `save_pretrained` wrote; a hub id such as "facebook/hubert-base-ls960",
-            with "@revision" if wanted; or "torchaudio:HUBERT_BASE", with "=path" for a checkpoint file of one's own.
+        name: "mfcc", "logmel", or either with "-cmn"; "mini", the model that is installed with voxtok; a folder that
+            `save_pretrained` wrote; a hub id such as "facebook/hubert-base-ls960", with "@revision" if wanted; or
+            "torchaudio:HUBERT_BASE", with "=path" for a checkpoint file of one's own.
         device: where it computes.
         dtype: of weights and activations.
         normalization: of the waveform; "checkpoint" does what its preprocessor does. kNN-VC's features need "none".
@@ -53,7 +56,7 @@ def load_upstream(
 def _load(
     name: str, device: torch.device, dtype: Dtype, normalization: Normalization, max_layer: int | None
 ) -> Upstream:
-    if name in ("mfcc", "logmel"):
+    if name in ("mfcc", "logmel", "mfcc-cmn", "logmel-cmn"):
         from voxtok.tokenize.filterbank import load_filterbank
 
         return load_filterbank(name, device)
@@ -64,8 +67,13 @@ def _load(
         return load_bundle(bundle, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer)
     from voxtok.tokenize.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(str(mini_folder()) if name == "mini" else name)
     return load_checkpoint(checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer)
+
+
+def mini_folder() -> Path:
+    """The folder of hubert-mini, the small model that is installed with voxtok."""
+    return Path(str(files("voxtok.models") / "hubert-mini"))
 
 
 def load_checkpoint(

@@ -1,0 +1,62 @@
+"""`voxtok corpus join`: several corpora -> one, without the utterances of another, such as an evaluation set."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse.cut import Cut
+
+from voxtok.manifests.cuts import CorpusSize, load_cuts, save_cuts
+from voxtok.runtime.config import parse
+from voxtok.runtime.errors import ConfigError, ManifestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinConfig:
+    """Write the cuts of several corpora, one after another, to one manifest; audio stays where it is."""
+
+    cuts: tuple[str, ...]
+    """Lhotse cuts, recordings or Shar folders."""
+    out: str
+    """Manifest to write: a .jsonl or .jsonl.gz file."""
+    without: str | None = None
+    """Cuts whose ids are left out."""
+
+    def __post_init__(self) -> None:
+        if not self.cuts:
+            raise ConfigError("cuts needs at least one corpus")
+
+
+def join(config: JoinConfig) -> CorpusSize:
+    """Write the joined manifest.
+
+    Raises:
+        ManifestError: two corpora have a cut of the same id, or `without` has one that no corpus has.
+    """
+    left_out = {cut.id for cut in load_cuts(config.without)} if config.without else set()
+    seen: dict[str, str] = {}
+
+    def kept() -> Iterator[Cut]:
+        for corpus in config.cuts:
+            for cut in load_cuts(corpus):
+                if cut.id in seen:
+                    raise ManifestError(f"{cut.id} is in {seen[cut.id]} and in {corpus}: ids must differ")
+                seen[cut.id] = corpus
+                if cut.id not in left_out:
+                    yield cut
+
+    size = save_cuts(config.out, kept())
+    missing = left_out - seen.keys()
+    if missing:
+        Path(config.out).unlink()
+        raise ManifestError(
+            f"{config.without}: {len(missing)} cuts, such as {min(missing)}, are in none of the corpora"
+        )
+    return size
+
+
+def main(argv: Sequence[str]) -> int:
+    """`voxtok corpus join --out FILE [--without CUTS] --cuts "[CUTS, ...]"`."""
+    config = parse(JoinConfig, argv, "voxtok corpus join")
+    print(f"{config.out}: {join(config)}")
+    return 0

@@ -1,0 +1,178 @@
+"""Parts of training loops: seeds, the learning-rate schedule, gradients over ranks, checkpoints, metrics.jsonl."""
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from voxtok.runtime.distributed import Ranks
+from voxtok.runtime.errors import CorruptFile
+from voxtok.runtime.files import atomic, read_jsonl, write_jsonl
+from voxtok.runtime.optional import require
+
+CHECKPOINT_FORMAT = "voxtok-training"
+CHECKPOINT_VERSION = 1
+
+
+def seed_everything(seed: int, ranks: Ranks) -> None:
+    """Seed Python, NumPy and torch; ranks draw different dropout."""
+    random.seed(seed + ranks.rank)
+    np.random.seed(seed + ranks.rank)
+    torch.manual_seed(seed + ranks.rank)
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int, decay_share: float) -> float:
+    """Linear warm-up, a plateau, and a half cosine to zero over the last `decay_share` of the steps.
+
+    Worked: with peak 1, 10 warm-up steps, 100 steps and decay over the last half, step 4 has 0.5, steps 9 to 49 have 1,
+    step 75 has 0.5.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    begin = steps * (1 - decay_share)
+    if step <= begin or decay_share == 0:
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / (steps - begin))))
+
+
+def parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups: matrices decay, biases and norms do not."""
+    every = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in every if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in every if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> None:
+    """Add up every rank's gradients in one message, so that losses which share one denominator add up to one loss."""
+    if not ranks.connected:
+        return
+    every = [parameter for parameter in parameters if parameter.requires_grad]
+    # A parameter that no loss of this rank reached still takes part: all ranks send messages of one size.
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in every]
+    flat = ranks.all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    sizes = [parameter.numel() for parameter in every]
+    for parameter, part in zip(every, flat.split(sizes), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a training needs to go on as if it had not stopped; the position in the data follows from `step`.
+
+    Attributes:
+        step: steps done.
+        config: hash of the configuration, which a resumed run must have.
+        state: `state_dict`s by name: modules and optimizers.
+    """
+
+    step: int
+    config: str
+    state: dict[str, Any]
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint with torch's random state, whole or not at all; tensors and plain values only."""
+    with atomic(path) as file:
+        torch.save(
+            {
+                "format": CHECKPOINT_FORMAT,
+                "version": CHECKPOINT_VERSION,
+                "step": checkpoint.step,
+                "config": checkpoint.config,
+                "state": checkpoint.state,
+                "random": torch.get_rng_state(),
+            },
+            file,
+        )
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint without running code, and set torch's random state.
+
+    Raises:
+        CorruptFile: not a training checkpoint, or of another version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever it stumbles over
+        raise CorruptFile(f"{path} is not a training checkpoint: {error}") from error
+    if content.get("format") != CHECKPOINT_FORMAT or content.get("version") != CHECKPOINT_VERSION:
+        raise CorruptFile(f"{path}: expected {CHECKPOINT_FORMAT} version {CHECKPOINT_VERSION}")
+    torch.set_rng_state(content["random"])
+    return Checkpoint(content["step"], content["config"], content["state"])
+
+
+class Clock:
+    """Which part of a loop takes how long: every `lap` books the time since the one before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = time.perf_counter()
+        self._spent_s: dict[str, float] = {}
+
+    def lap(self, part: str) -> None:
+        """Book the time since the last lap to `part`; on CUDA, after its work is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._spent_s[part] = self._spent_s.get(part, 0.0) + now - self._last
+        self._last = now
+
+    def report(self, audio_s: float) -> dict[str, float]:
+        """Audio over time spent, and each part's share of it, since the last report."""
+        total_s = max(sum(self._spent_s.values()), 1e-9)
+        shares = {f"share_{part}": round(spent_s / total_s, 4) for part, spent_s in self._spent_s.items()}
+        self._spent_s.clear()
+        return {"hours_per_hour": round(audio_s / total_s, 2)} | shares
+
+
+class Metrics:
+    """metrics.jsonl, one line a report, and TensorBoard where it is asked for; only the first rank writes.
+
+    A resumed run drops the lines after its checkpoint, so that the file reads as one uninterrupted run.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, *, resumed_step: int, tensorboard: bool) -> None:
+        self._file: TextIO | None = None
+        self._board: Any = None
+        if not ranks.is_first:
+            return
+        self._path = folder / "metrics.jsonl"
+        kept = [row for row in read_jsonl(self._path) if row["step"] <= resumed_step] if self._path.exists() else []
+        write_jsonl(self._path, kept)
+        self._file = open(self._path, "a", encoding="utf-8")
+        if tensorboard:
+            self._board = require("torch.utils.tensorboard", "train").SummaryWriter(
+                str(folder), purge_step=resumed_step
+            )
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Append one line, written out at once."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()

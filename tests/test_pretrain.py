@@ -1,0 +1,170 @@
+"""Masked-prediction training: it learns, a resumed run is the uninterrupted one, two ranks are one."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import HubertModel
+
+from tests.toy_corpus import write_toy_corpus
+from tests.toy_tokenizer import toy_tokenizer
+from voxtok.manifests.cuts import load_cuts
+from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.files import read_jsonl
+from voxtok.tokenize.crops import CropConfig
+from voxtok.tokenize.disguise import Disguise
+from voxtok.tokenize.encode import encode_corpus
+from voxtok.tokenize.load import load_upstream
+from voxtok.tokenize.pretrain import PretrainConfig, pretrain
+from voxtok.tokenize.student import Shape
+from voxtok.tokenize.train import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+SHAPE = Shape(
+    width=32, blocks=2, heads=2, inner=48, channels=(16, 16, 24), kernels=(320, 2, 2), strides=(80, 2, 2),
+    positions=8, position_groups=4, gabor=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Tokens of the toy corpus by two codebooks."""
+    folder = tmp_path_factory.mktemp("stores")
+    cuts = load_cuts(write_toy_corpus(folder / "corpus", [1.0 + 0.1 * i for i in range(12)]))
+    for name, vocab_size in (("a", 12), ("b", 20)):
+        encode_corpus(cuts, toy_tokenizer(vocab_size), folder / name, shard_size=4)
+    return str(folder / "a"), str(folder / "b")
+
+
+def config(stores: tuple[str, ...], out: Path, steps: int = 6, **changes: object) -> PretrainConfig:
+    whole = PretrainConfig(
+        stores=stores,
+        out=str(out),
+        model=SHAPE,
+        crops=CropConfig(
+            batch_s=4.0, crop_s=1.5, mask_share=0.8, mask_frames=5,
+            disguise=Disguise(speed=0.5, equalizer=0.5, noise=0.5, voice=0.5, room=0.5),
+        ),
+        train=TrainConfig(
+            steps=steps, peak_lr=3e-3, warmup_steps=1, decay_share=0.0, report_steps=1, checkpoint_steps=2
+        ),
+        device="cpu",
+    )  # fmt: skip
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in read_jsonl(out / "metrics.jsonl")]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = HubertModel.from_pretrained(folder).state_dict()
+    return state
+
+
+def test_training_learns_and_its_folder_is_an_upstream(stores: tuple[str, str], tmp_path: Path) -> None:
+    model = pretrain(config(stores, tmp_path, steps=30, supervised=(1, 2), unmasked_weight=0.5))
+    found = losses(tmp_path)
+    assert len(found) == 30
+    assert sum(found[-10:]) < 0.9 * sum(found[:10])
+    upstream = load_upstream(str(model), device="cpu")
+    features, frames = upstream.extract(torch.randn(1, 16000), torch.tensor([16000]), [2])
+    assert features[2].shape == (1, 49, 32)
+    assert frames.tolist() == [49]
+    assert upstream.hop_samples == 320
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    stores: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = replace(SHAPE, dropout=0.2)  # the random state must be restored too
+    whole = pretrain(config(stores, tmp_path / "whole", model=shape))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stopped = config(stores, tmp_path / "stopped", model=shape)
+    with monkeypatch.context() as patch:
+        patch.setattr("voxtok.tokenize.train.save_model", killed)
+        patch.setattr("voxtok.tokenize.train.Totals", _stops_after(5))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(stopped)
+    assert len(losses(tmp_path / "stopped")) == 5  # one more than the checkpoint of step 4
+    resumed = pretrain(stopped)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert all(torch.equal(a, weights(resumed)[name]) for name, a in weights(whole).items())
+
+
+def _stops_after(steps: int) -> type:
+    """Totals that stand for a kill in the step after `steps`."""
+    from voxtok.tokenize.train import Totals
+
+    done = [0]
+
+    class Stopping(Totals):
+        def add(self, terms: dict[str, tuple[float, float]]) -> float:
+            done[0] += 1
+            if done[0] > steps:
+                raise KeyboardInterrupt
+            return super().add(terms)
+
+    return Stopping
+
+
+def test_a_finished_run_is_left_and_another_configuration_is_refused(stores: tuple[str, str], tmp_path: Path) -> None:
+    first = config(stores, tmp_path, steps=2)
+    model = pretrain(first)
+    before = (model / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(first) == model
+    assert (model / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="another configuration"):
+        pretrain(replace(first, seed=1))
+    (tmp_path / "training.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CorruptFile, match="not a training checkpoint"):
+        pretrain(replace(first, seed=1))
+
+
+def test_two_ranks_equal_one(stores: tuple[str, str], tmp_path: Path) -> None:
+    one = pretrain(config(stores, tmp_path / "one", steps=3))
+    script = (
+        "from pathlib import Path; from tests.test_pretrain import *; import sys, torch; torch.set_num_threads(1)\n"
+        "from voxtok.runtime.distributed import connected_ranks\n"
+        "with connected_ranks() as ranks: pretrain(config(tuple(sys.argv[2:]), Path(sys.argv[1]), steps=3), ranks)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "script.py"), str(tmp_path / "two"), *stores],
+        cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    two = weights(tmp_path / "two" / "model")
+    assert all(torch.allclose(a, two[name], atol=2e-3) for name, a in weights(one).items())
+
+
+def test_the_front_can_be_frozen(stores: tuple[str, str], tmp_path: Path) -> None:
+    first = pretrain(config(stores, tmp_path / "first", steps=2))
+    second = pretrain(config(stores, tmp_path / "second", steps=2, init=str(first), frozen_front=True))
+    before, after = weights(first), weights(second)
+    for name in before:
+        assert torch.equal(before[name], after[name]) == name.startswith("feature_extractor"), name
+    with pytest.raises(ConfigError, match="another shape"):
+        pretrain(config(stores, tmp_path / "third", model=replace(SHAPE, inner=64), init=str(first)))
+    with pytest.raises(ConfigError, match="needs init"):
+        config(stores, tmp_path, frozen_front=True)
+
+
+def test_half_precision_weights_are_saved_as_such(stores: tuple[str, str], tmp_path: Path) -> None:
+    base = config(stores, tmp_path, steps=2)
+    model = pretrain(replace(base, train=replace(base.train, saved_dtype="float16", dtype="bfloat16")))
+    assert json.loads((model / "preprocessor_config.json").read_text())["do_normalize"] is True
+    assert (
+        2 * sum(tensor.numel() for tensor in weights(model).values())
+        < ((model / "model.safetensors").stat().st_size)
+        < 3 * sum(tensor.numel() for tensor in weights(model).values())
+    )

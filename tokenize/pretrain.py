@@ -1,0 +1,136 @@
+"""`voxtok pretrain`: token stores -> SSL model, by masked prediction (HuBERT, Hsu et al. 2021).
+
+The first iteration predicts tokens of MFCC, the next ones tokens of a layer of the model before. Several stores give
+several targets a frame. The result, out/model, is an ordinary folder of transformers' HubertModel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import HubertModel
+
+from voxtok.manifests.store import TokenStore
+from voxtok.runtime.config import parse
+from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
+from voxtok.runtime.errors import ConfigError
+from voxtok.tokenize.crops import Batch, Corpus, CropConfig, load_corpus
+from voxtok.tokenize.student import Shape, hidden_frames, start_model
+from voxtok.tokenize.train import Terms, TrainConfig, Trainee, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pre-train a HuBERT model on the tokens of one or several stores."""
+
+    stores: tuple[str, ...]
+    """Token stores of one corpus, without dedup; each is a target."""
+    out: str
+    """Folder to write; the model is in out/model."""
+    model: Shape
+    """Shape of the model."""
+    crops: CropConfig
+    """How batches are drawn, masked and disguised."""
+    train: TrainConfig
+    """Steps, learning rate, reports, checkpoints."""
+    init: str | None = None
+    """A checkpoint folder of the same shape that the weights come from; null begins at random."""
+    frozen_front: bool = False
+    """Leave the convolutions as `init` has them; they take no backward pass then."""
+    unmasked_weight: float = 0.0
+    """Weight of the loss on frames that are not masked; 0 is HuBERT's."""
+    supervised: tuple[int, ...] = ()
+    """Blocks that targets are predicted from; empty is the last alone (ILS-SSL, Wang et al. 2022, adds others)."""
+    memory_gb: float = 16.0
+    """Audio kept in memory (115 MB an hour); the rest is read from disk for every crop."""
+    seed: int = 0
+    """Of weights, dropout, crops, masks and disguises."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise ConfigError("stores needs at least one token store")
+        if self.frozen_front and self.init is None:
+            raise ConfigError("frozen-front needs init: random convolutions should learn")
+        if not all(1 <= block <= self.model.blocks for block in self.supervised):
+            raise ConfigError(f"supervised blocks must be within 1 .. {self.model.blocks}")
+
+
+class Heads(torch.nn.Module):
+    """Logits of every stream from every supervised block: a layer norm, and one matrix for all streams together."""
+
+    def __init__(self, blocks: Sequence[int], width: int, vocab_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.vocab_sizes = list(vocab_sizes)
+        self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(width) for _ in blocks])
+        self.outputs = torch.nn.ModuleList([torch.nn.Linear(width, sum(vocab_sizes)) for _ in blocks])
+
+    def forward(self, hidden: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+        """For each block, logits (N, vocab_size) of each stream from (N, width) frames."""
+        rows = zip(hidden, self.norms, self.outputs, strict=True)
+        return [output(norm(frames)).float().split(self.vocab_sizes, dim=-1) for frames, norm, output in rows]
+
+
+def masked_prediction(
+    model: HubertModel, heads: Heads, blocks: Sequence[int], unmasked_weight: float, batch: Batch
+) -> Terms:
+    """Cross-entropy of the targets at masked frames, a mean over blocks and streams; others count by their weight.
+
+    The accuracies are those of the last block and the first stream.
+    """
+    hidden = hidden_frames(model, batch.waveforms, batch.mask, blocks)
+    chosen = torch.ones_like(batch.mask) if unmasked_weight else batch.mask
+    masked = batch.mask[chosen]  # (N,)
+    weight = torch.where(masked, 1.0, unmasked_weight)
+    targets = batch.targets[chosen]  # (N, streams)
+    losses: list[torch.Tensor] = []
+    streams: tuple[torch.Tensor, ...] = ()
+    for streams in heads([frames[chosen] for frames in hidden]):
+        losses += [
+            (F.cross_entropy(logits, target, reduction="none") * weight).sum()
+            for logits, target in zip(streams, targets.T, strict=True)
+        ]
+    hits = streams[0].argmax(dim=-1) == targets[:, 0]
+    return {
+        "loss": (torch.stack(losses).mean(), masked.sum()),
+        "accuracy_masked": ((hits & masked).sum(), masked.sum()),
+        "accuracy_unmasked": ((hits & ~masked).sum(), (~masked).sum()),
+    }
+
+
+def build(config: PretrainConfig, corpus: Corpus, device: torch.device) -> Trainee:
+    """The model, its heads and their loss; the seed decides the weights."""
+    torch.manual_seed(config.seed)
+    blocks = config.supervised or (config.model.blocks,)
+    model = start_model(config.model, config.init, device)
+    if config.frozen_front:
+        model.feature_extractor._freeze_parameters()  # as HubertForCTC.freeze_feature_encoder does
+    heads = Heads(blocks, config.model.width, corpus.vocab_sizes).to(device)
+    return Trainee(model, heads, partial(masked_prediction, model, heads, blocks, config.unmasked_weight))
+
+
+def pretrain(config: PretrainConfig, ranks: Ranks | None = None) -> Path:
+    """Train a model and write its folder, or go on where a killed run stopped; a finished one is left as it is.
+
+    Returns:
+        The checkpoint folder, out/model.
+
+    Raises:
+        ConfigError: the stores have no utterance in common, or `out` holds a run of another configuration.
+    """
+    corpus = load_corpus([TokenStore.open(store) for store in config.stores], config.memory_gb)
+    identity = asdict(config) | {"stores": corpus.fingerprints, "out": "", "device": "", "memory_gb": 0}
+    device = pick_device(config.device)
+    trainee = build(config, corpus, device)
+    return train(trainee, corpus, Path(config.out), identity, config.crops, config.train, config.seed, ranks or Ranks())
+
+
+def main(argv: Sequence[str]) -> int:
+    """`voxtok pretrain --config FILE --stores "[STORE, ...]" --out FOLDER`."""
+    with connected_ranks() as ranks:
+        print(pretrain(parse(PretrainConfig, argv, "voxtok pretrain"), ranks))
+    return 0
