@@ -1,8 +1,10 @@
-"""The codebook: one safetensors file of centroids, with its format in the metadata and nothing executable."""
+"""The codebook: what a quantizer is made of, as one safetensors file with nothing executable in it."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,48 +12,56 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from voxtok.runtime.errors import ConfigError, CorruptFile
-from voxtok.runtime.files import write_bytes
+from voxtok.runtime.files import sha256, write_bytes
 
-FORMAT = "voxtok-codebook 1"
-"""Name and version in one metadata entry: safetensors writes several entries in an order that changes."""
+FORMAT = "voxtok-codebook"
+VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Centroids of k-means.
+    """The arrays and settings of one quantizer; tokenize/quantizer.py says what each kind does with them.
 
     Attributes:
-        centroids: (K, D) float32; token k stands for row k.
+        kind: the quantizer: kmeans, ...
+        settings: what is not an array, as JSON.
+        arrays: by name, finite where they are floats.
     """
 
-    centroids: npt.NDArray[np.float32]
+    kind: str
+    settings: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]
 
     def __post_init__(self) -> None:
-        if self.centroids.ndim != 2 or self.centroids.dtype != np.float32 or not self.centroids.size:
-            found = f"{self.centroids.dtype}{self.centroids.shape}"
-            raise ConfigError(f"a codebook is a (K, D) float32 array, not {found}")
-        if not np.isfinite(self.centroids).all():
-            raise ConfigError("a codebook has NaN or infinite centroids: fit it again on features without them")
+        for name, array in self.arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ConfigError(f"{name} of the codebook has NaN or infinite values: fit on features without them")
 
     @property
-    def vocab_size(self) -> int:
-        """K, the number of different tokens."""
-        return len(self.centroids)
+    def centroids(self) -> npt.NDArray[np.float32]:
+        """The (K, D) centroids of a k-means codebook.
 
-    @property
-    def width(self) -> int:
-        """D, the dimensions of a frame."""
-        return self.centroids.shape[1]
+        Raises:
+            ConfigError: a codebook of another kind.
+        """
+        if self.kind != "kmeans":
+            raise ConfigError(f"this needs a k-means codebook, not one of kind {self.kind!r}")
+        return self.arrays["centroids"]
 
     @property
     def sha256(self) -> str:
-        """Hash of the shape and the little-endian float32 bytes, independent of the file around them."""
-        content = f"{self.centroids.shape}".encode() + np.ascontiguousarray(self.centroids, dtype="<f4").tobytes()
-        return hashlib.sha256(content).hexdigest()
+        """Hash of kind, settings and little-endian array contents, independent of the file around them."""
+        arrays = {}
+        for name, array in self.arrays.items():
+            content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+            arrays[name] = [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
+        return sha256([self.kind, self.settings, arrays])
 
     def save(self, path: Path | str) -> None:
         """Write the safetensors file atomically."""
-        write_bytes(path, save({"centroids": self.centroids}, metadata={"format": FORMAT}))
+        described = {"format": FORMAT, "version": VERSION, "kind": self.kind, "settings": self.settings}
+        # One metadata entry only: safetensors writes several in an order that changes from run to run.
+        write_bytes(path, save(self.arrays, metadata={"codebook": json.dumps(described, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path | str) -> "Codebook":
@@ -62,9 +72,24 @@ class Codebook:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                found = (file.metadata() or {}).get("format", "no format")
-                if found != FORMAT:
-                    raise CorruptFile(f"{path}: expected {FORMAT!r}, found {found!r}")
-                return cls(file.get_tensor("centroids"))
-        except (OSError, SafetensorError) as error:
+                described = json.loads((file.metadata() or {}).get("codebook", "{}"))
+                found = (described.get("format"), described.get("version"))
+                if found != (FORMAT, VERSION):
+                    raise CorruptFile(
+                        f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}"
+                    )
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                return cls(described["kind"], described["settings"], arrays)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CorruptFile(f"{path}: not a readable codebook ({error})") from error
+
+
+def kmeans_codebook(centroids: npt.NDArray[Any]) -> Codebook:
+    """The codebook of (K, D) centroids; token k stands for row k.
+
+    Raises:
+        ConfigError: another shape, or centroids that are not finite.
+    """
+    if centroids.ndim != 2 or not centroids.size:
+        raise ConfigError(f"centroids are a (K, D) array, not {centroids.shape}")
+    return Codebook("kmeans", {}, {"centroids": np.ascontiguousarray(centroids, dtype=np.float32)})

@@ -11,7 +11,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from voxtok.manifests.store import TokenStore
-from voxtok.manifests.tokens import TokenSequence, smallest_dtype
+from voxtok.manifests.tokens import TokenSequence, smallest_dtype, words
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import atomic, write_json
@@ -61,18 +61,18 @@ def export_text(store: TokenStore, out: Path) -> int:
     count = 0
     with atomic(out) as file:
         for cut, tokens in store:
-            file.write(f"{cut.id} {_words(tokens)}\n".encode())
+            file.write(f"{cut.id} {words(tokens)}\n".encode())
             count += 1
     return count
 
 
 def export_kaldi(store: TokenStore, out: Path) -> int:
     """A Kaldi data folder whose `text` holds tokens; sorted by id, as Kaldi's tools require."""
-    rows = sorted((cut.id, _words(tokens), _speaker(cut), cut.duration) for cut, tokens in store)
+    rows = sorted((cut.id, words(tokens), _speaker(cut), cut.duration) for cut, tokens in store)
     speakers: dict[str, list[str]] = {}
     for cut_id, _, speaker, _ in rows:
         speakers.setdefault(speaker, []).append(cut_id)
-    _write_lines(out / "text", (f"{cut_id} {words}" for cut_id, words, _, _ in rows))
+    _write_lines(out / "text", (f"{cut_id} {text}" for cut_id, text, _, _ in rows))
     _write_lines(out / "utt2spk", (f"{cut_id} {speaker}" for cut_id, _, speaker, _ in rows))
     _write_lines(out / "spk2utt", (f"{speaker} {' '.join(ids)}" for speaker, ids in sorted(speakers.items())))
     _write_lines(out / "utt2dur", (f"{cut_id} {duration_s:.4f}" for cut_id, _, _, duration_s in rows))
@@ -88,7 +88,7 @@ def export_fairseq(store: TokenStore, out: Path) -> int:
         manifest.write(b"/\n")
         for cut, tokens in store:
             manifest.write(f"{_path(cut)}\t{cut.num_samples}\n".encode())
-            labels.write(f"{_words(tokens)}\n".encode())
+            labels.write(f"{words(tokens)}\n".encode())
             count += 1
     _write_lines(out / "dict.km.txt", (f"{token} 1" for token in range(store.vocab_size)))
     return count
@@ -167,10 +167,6 @@ def load_flat(folder: Path | str) -> FlatTokens:
 def _npy_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _words(tokens: TokenSequence) -> str:
-    return " ".join(",".join(map(str, row)) for row in tokens.codes.tolist())
 
 
 def _speaker(cut: Cut) -> str:

@@ -72,3 +72,8 @@ class TokenSequence:
         if self.durations is None:
             return self
         return TokenSequence(np.repeat(self.codes, self.durations, axis=0), self.frame_rate_hz, self.fingerprint)
+
+
+def words(tokens: TokenSequence) -> str:
+    """Tokens as text: `7 7 12`; the streams of a frame are joined by commas: `7,3 7,3 12,0`."""
+    return " ".join(",".join(map(str, row)) for row in tokens.codes.tolist())

@@ -63,7 +63,7 @@ def test_librispeech_in_miniature(tmp_path: Path) -> None:
         assert store.summary["utterances"] == 3 and store.summary["rejected"] == 0
         text = made[f"kaldi/{name}/{part}/text"].decode().splitlines()
         assert len(text) == 3 and all(int(word) < 8 for line in text for word in line.split()[1:])
-    assert read_json(tmp_path / "exp" / name / "tokenizer.json")["layer"] == 2
+    assert read_json(tmp_path / "exp" / name / "tokenizer.json")["layers"] == [2]
     run("librispeech", **environment)
     assert tree(tmp_path / "exp") == made
 

@@ -36,7 +36,7 @@ def centroids(folder: Path) -> np.ndarray:
 def test_the_folder_is_a_tokenizer_with_its_health(corpus: Path, tmp_path: Path) -> None:
     tokenizer = fit(config(corpus, tmp_path / "t"))
     loaded = Tokenizer.load(tmp_path / "t", device="cpu")
-    assert loaded.fingerprint == tokenizer.fingerprint and loaded.vocab_size == 12
+    assert loaded.fingerprint == tokenizer.fingerprint and loaded.vocab_sizes[0] == 12
     health = read_json(tmp_path / "t" / "health.json")
     assert health["inertia"] > 0 and 1 < health["perplexity"] <= 12
     assert abs(health["heldout_inertia"] / health["inertia"] - 1) < 0.3

@@ -15,7 +15,7 @@ from lhotse import CutSet
 from tests import reference_quality as reference
 from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer
-from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.distributed import Ranks
@@ -154,7 +154,7 @@ def test_alignments_from_other_cuts(store: Path, tmp_path: Path, report: dict[st
 
 def test_tokens_of_another_tokenizer_are_refused(store: Path, tmp_path: Path) -> None:
     tokenizer = toy_tokenizer()
-    other = replace(tokenizer, codebook=Codebook(tokenizer.codebook.centroids + 1))
+    other = replace(tokenizer, codebook=kmeans_codebook(tokenizer.codebook.centroids + 1))
     other.save(tmp_path)
     with pytest.raises(TokenizerMismatch):
         measure(QualityConfig(store=str(store), out="-", silence="count", tokenizer=str(tmp_path)))
@@ -267,7 +267,7 @@ def test_mfcc_of_real_speech_scores_as_published(voxtok_data: Path, tmp_path: Pa
     source = ArrayFrames(frames, seed=0)
     fitted = fit_kmeans(source, KMeansConfig(vocab_size=100), Ranks(), torch.device("cpu"))
     settings = replace(toy_tokenizer().config, windows=None)
-    tokenizer = Tokenizer(settings, upstream, Codebook(fitted.centroids.numpy()))
+    tokenizer = Tokenizer(settings, upstream, kmeans_codebook(fitted.centroids.numpy()))
     encode_corpus(cuts, tokenizer, tmp_path / "store", shard_size=100)
     report = measure(
         QualityConfig(

@@ -11,7 +11,7 @@ import pytest
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import toy_speech
 from tests.toy_tokenizer import saved_toy_tokenizer, toy_tokenizer
-from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.tokenize.tokenizer import Tokenizer, require_same
 from voxtok.tokenize.windows import WindowConfig
@@ -25,7 +25,7 @@ def test_save_and_load_keep_tokens_and_identity(tmp_path: Path) -> None:
     loaded = Tokenizer.load(tmp_path, device="cpu")
     assert loaded.fingerprint == original.fingerprint
     assert np.array_equal(loaded.encode(SAMPLES, 16000).codes, original.encode(SAMPLES, 16000).codes)
-    assert loaded.frame_rate_hz == 100.0 and loaded.vocab_size == 20
+    assert loaded.frame_rate_hz == 100.0 and loaded.vocab_sizes[0] == 20
 
 
 def test_tokens_are_the_nearest_centroids() -> None:
@@ -60,7 +60,7 @@ def test_everything_that_changes_a_token_changes_the_fingerprint(tmp_path: Path)
         base.with_dedup(True),
         replace(base, config=replace(base.config, windows=None)),
         replace(base, config=replace(base.config, windows=WindowConfig(window_s=3.0, overlap_s=0.5))),
-        replace(base, codebook=Codebook(other_centroids)),
+        replace(base, codebook=kmeans_codebook(other_centroids)),
         toy_tokenizer(upstream="logmel"),
     ]
     models = [save_tiny("hubert-base", tmp_path / "hubert"), save_tiny("wavlm-base", tmp_path / "wavlm")]
@@ -88,7 +88,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_swapped_codebook_is_refused(tmp_path: Path) -> None:
     saved_toy_tokenizer(tmp_path)
-    Codebook(np.zeros((20, 39), dtype=np.float32)).save(tmp_path / "codebook.safetensors")
+    kmeans_codebook(np.zeros((20, 39), dtype=np.float32)).save(tmp_path / "codebook.safetensors")
     with pytest.raises(CorruptFile, match="is not the codebook"):
         Tokenizer.load(tmp_path, device="cpu")
 
@@ -116,7 +116,7 @@ def test_samples_that_cannot_be_encoded_are_named_errors(samples: np.ndarray) ->
 
 
 def test_tokens_out_of_range_are_a_named_error() -> None:
-    with pytest.raises(ConfigError, match="token 20 is not in a codebook of 20"):
+    with pytest.raises(ConfigError, match="token 20 of stream 0 is not in a codebook of 20"):
         toy_tokenizer().centroids(np.array([[20]], dtype=np.uint8))
 
 

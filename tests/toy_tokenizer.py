@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tests.toy_corpus import toy_speech
-from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.windows import WindowConfig
@@ -20,13 +20,13 @@ def toy_tokenizer(vocab_size: int = 20, upstream: str = "mfcc", layer: int = 0, 
     chosen = torch.linspace(0, len(frames) - 1, vocab_size).long()
     config = TokenizerConfig(
         upstream=upstream,
-        layer=layer,
+        layers=(layer,),
         normalization="checkpoint",
         dtype="float32",
         windows=WindowConfig(window_s=2.0, overlap_s=0.5),
         dedup=dedup,
     )
-    return Tokenizer(config, model, Codebook(frames[chosen].contiguous().numpy()))
+    return Tokenizer(config, model, kmeans_codebook(frames[chosen].contiguous().numpy()))
 
 
 def saved_toy_tokenizer(folder: Path) -> Path:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lhotse.cut import Cut
 
 from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.identity import bare, inputs_of
 from voxtok.manifests.store import StoreInfo, TokenStore
-from voxtok.manifests.tokens import TokenSequence
+from voxtok.manifests.tokens import TokenSequence, words
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
 from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
@@ -111,7 +110,7 @@ def _open_store(tokenizer: Tokenizer, out: Path, shard_size: int) -> TokenStore:
     info = StoreInfo(
         fingerprint=tokenizer.fingerprint,
         frame_rate_hz=tokenizer.frame_rate_hz,
-        vocab_sizes=(tokenizer.vocab_size,),
+        vocab_sizes=tokenizer.vocab_sizes,
         dedup=tokenizer.config.dedup,
         shard_size=shard_size,
     )
@@ -146,14 +145,9 @@ def _encode_shard(
     strict: bool,
     inputs: str,
 ) -> None:
-    layer = tokenizer.config.layer
-
-    def labels(features: dict[int, torch.Tensor]) -> torch.Tensor:
-        return tokenizer.assigner.labels(features[layer])
-
     usable, rejected = _sort_out(members)
     encoded: list[tuple[Cut, TokenSequence]] = []
-    for cut, result in extract(usable, tokenizer.upstream, [layer], labels, extraction):
+    for cut, result in extract(usable, tokenizer.upstream, tokenizer.config.layers, tokenizer.quantize, extraction):
         if isinstance(result, BadAudio):
             rejected.append(result)
         else:
@@ -185,17 +179,12 @@ def encode_files(files: Sequence[str], tokenizer: Tokenizer, strict: bool) -> in
     Returns:
         1 where a file could not be encoded, else 0.
     """
-    layer = tokenizer.config.layer
+    extraction = ExtractConfig(windows=tokenizer.config.windows, readers=1)
     failed = 0
     for file in files:
         found = load_cuts(file)
-        for cut, result in extract(
-            found,
-            tokenizer.upstream,
-            [layer],
-            lambda features: tokenizer.assigner.labels(features[layer]),
-            ExtractConfig(windows=tokenizer.config.windows, readers=1),
-        ):
+        results = extract(found, tokenizer.upstream, tokenizer.config.layers, tokenizer.quantize, extraction)
+        for cut, result in results:
             if isinstance(result, BadAudio):
                 if strict:
                     raise result
@@ -203,7 +192,7 @@ def encode_files(files: Sequence[str], tokenizer: Tokenizer, strict: bool) -> in
                 failed = 1
             else:
                 tokens = tokenizer.sequence(result.numpy())
-                print(cut.id, *tokens.codes[:, 0].tolist())
+                print(cut.id, words(tokens))
     return failed
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.codebook import Codebook, kmeans_codebook
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.config import parse
@@ -127,7 +127,7 @@ def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
         checkpoint=work / "kmeans",
         heldout=_source(config, upstream, heldout, ranks, work, "heldout") if heldout else None,
     )
-    tokenizer = Tokenizer(_described(config), upstream, Codebook(result.centroids.cpu().numpy()))
+    tokenizer = Tokenizer(_described(config), upstream, kmeans_codebook(result.centroids.cpu().numpy()))
     if ranks.is_first:
         tokenizer.save(out)
         write_json(out / "health.json", result.report)
@@ -187,7 +187,7 @@ def _utterances(
 def _described(config: FitConfig) -> TokenizerConfig:
     return TokenizerConfig(
         upstream=config.upstream,
-        layer=config.layer,
+        layers=(config.layer,),
         normalization=config.normalization,
         dtype=config.dtype,
         windows=config.windows,
@@ -227,7 +227,7 @@ def _work_folder(out: Path, inputs: str, ranks: Ranks) -> Path:
 
 def summary(tokenizer: Tokenizer, health: dict[str, Any]) -> str:
     """One line for the terminal."""
-    return f"{tokenizer.vocab_size} tokens, perplexity {health['perplexity']:.1f}, {tokenizer.fingerprint[:12]}"
+    return f"{tokenizer.vocab_sizes[0]} tokens, perplexity {health['perplexity']:.1f}, {tokenizer.fingerprint[:12]}"
 
 
 def main(argv: Sequence[str]) -> int:

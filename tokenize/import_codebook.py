@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile
@@ -245,10 +245,10 @@ def import_codebook(config: ImportConfig) -> Tokenizer:
         CorruptFile: see `read_centroids`.
         ConfigError: the codebook's dimensions are not those of the layer.
     """
-    codebook = Codebook(read_centroids(config.files[0]))
+    codebook = kmeans_codebook(read_centroids(config.files[0]))
     described = TokenizerConfig(
         upstream=config.upstream,
-        layer=config.layer,
+        layers=(config.layer,),
         normalization=config.normalization,
         dtype="float32",
         windows=None if config.window_s is None else WindowConfig(window_s=config.window_s, overlap_s=config.overlap_s),
@@ -270,5 +270,5 @@ def main(argv: Sequence[str]) -> int:
     """The command `voxtok import-codebook`."""
     config = parse(ImportConfig, argv, "voxtok import-codebook", positional="files")
     tokenizer = import_codebook(config)
-    print(f"{tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]} -> {config.out}")
+    print(f"{tokenizer.vocab_sizes[0]} tokens, {tokenizer.fingerprint[:12]} -> {config.out}")
     return 0

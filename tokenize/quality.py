@@ -81,6 +81,7 @@ def measure(config: QualityConfig) -> Report:
         pairs = encoded_pairs(
             some, tokenizer.upstream, lambda samples: tokenizer.encode(samples, rate).expand().codes[:, 0], config.seed
         )
+    described |= {"layer": "+".join(map(str, described["layers"])), "vocab_size": store.vocab_size}
     return make_report(config.store, {name: described[name] for name in TOKENIZER_FIELDS}, meter, abx, pairs)
 
 

@@ -16,7 +16,7 @@ import torch
 from lhotse.cut import Cut
 
 from voxtok.manifests.audio import Samples
-from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, pick_device
@@ -143,13 +143,13 @@ def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, C
             result = fit_kmeans(source, settings, Ranks(), upstream.device)
             described = TokenizerConfig(
                 upstream=config.upstream,
-                layer=layer,
+                layers=(layer,),
                 normalization=config.normalization,
                 dtype=config.dtype,
                 windows=config.extraction.windows,
                 dedup=False,
             )
-            tokenizer = Tokenizer(described, upstream, Codebook(result.centroids.cpu().numpy()))
+            tokenizer = Tokenizer(described, upstream, kmeans_codebook(result.centroids.cpu().numpy()))
             tokenizer.save(folder_of(config, tokenizer))
             tokenizers.append(tokenizer)
     return tokenizers
@@ -157,7 +157,7 @@ def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, C
 
 def folder_of(config: SweepConfig, tokenizer: Tokenizer) -> Path:
     """Where one combination's tokenizer and report lie."""
-    return Path(config.out) / f"layer{tokenizer.config.layer}-k{tokenizer.vocab_size}"
+    return Path(config.out) / f"layer{tokenizer.config.layer_name}-k{tokenizer.vocab_sizes[0]}"
 
 
 class LayerFrames:
@@ -197,14 +197,13 @@ def score_all(
     """Label held-out speech with every codebook in one pass, and measure each."""
 
     def labels(features: dict[int, torch.Tensor]) -> torch.Tensor:
-        found = [tokenizer.assigner.labels(features[tokenizer.config.layer]) for tokenizer in tokenizers]
-        return torch.stack(found, dim=1)  # (frames, combinations)
+        return torch.cat([tokenizer.quantize(features) for tokenizer in tokenizers], dim=1)  # (frames, combinations)
 
     def encode(samples: Samples) -> Codes:
         features = extract_samples(upstream, samples, config.layers, config.extraction.windows)
         return labels({layer: part.to(upstream.device) for layer, part in features.items()}).cpu().numpy()
 
-    meters = [Meter(tokenizer.vocab_size, tokenizer.frame_rate_hz, config) for tokenizer in tokenizers]
+    meters = [Meter(tokenizer.vocab_sizes[0], tokenizer.frame_rate_hz, config) for tokenizer in tokenizers]
     with Progress("quality", sum(cut.duration for cut in cuts)) as progress:
         for cut, found in extract(cuts, upstream, config.layers, labels, config.extraction):
             progress.add(cut.duration)
@@ -219,7 +218,8 @@ def score_all(
     for i, (tokenizer, meter) in enumerate(zip(tokenizers, meters, strict=True)):
         mine: EncodedPairs = {name: [(a[:, i], b[:, i]) for a, b in found] for name, found in pairs.items()}
         described = {"fingerprint": tokenizer.fingerprint, **asdict(tokenizer.config)}
-        described |= {"vocab_size": tokenizer.vocab_size, "frame_rate_hz": tokenizer.frame_rate_hz}
+        described |= {"layer": tokenizer.config.layers[0], "vocab_size": tokenizer.vocab_sizes[0]}
+        described["frame_rate_hz"] = tokenizer.frame_rate_hz
         report = make_report(config.heldout_cuts, described, meter, token_abx(meter, tokenizer.codebook), mine)
         write_report(report, folder_of(config, tokenizer))
         reports.append(report)

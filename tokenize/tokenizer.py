@@ -1,6 +1,6 @@
 """The tokenizer: SSL model, layer, codebook and post-processing as one folder with one identity.
 
-tokenizer.json          format version, upstream and its identity, layer, windows, dedup, codebook hash
+tokenizer.json          format version, upstream and its identity, layers, windows, dedup, codebook hash
 codebook.safetensors    centroids
 """
 
@@ -20,8 +20,8 @@ from voxtok.manifests.tokens import Codes, TokenSequence, smallest_dtype
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.runtime.files import read_json, sha256, write_json
-from voxtok.tokenize.assign import Assigner
-from voxtok.tokenize.extract import ExtractConfig, extract_arrays
+from voxtok.tokenize.extract import ExtractConfig, Reduce, extract_arrays
+from voxtok.tokenize.quantizer import Quantizer, check_codes, open_quantizer
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
 
@@ -34,9 +34,9 @@ class TokenizerConfig:
     """What tokenizer.json holds beside the identity of the upstream's weights and of the codebook."""
 
     upstream: str
-    """mfcc, logmel, a Hugging Face folder or id, or torchaudio:NAME; where to find the weights, not which they are."""
-    layer: int
-    """Output of the layer-th transformer block, 1-based; 0 is the input to block 1."""
+    """mfcc, a Hugging Face folder or id, ...: where to find the weights, not which they are."""
+    layers: tuple[int, ...]
+    """Outputs of transformer blocks, 1-based; 0 is the input to block 1. Several are quantized side by side."""
     normalization: Normalization
     """Waveform normalisation: checkpoint, utterance or none."""
     dtype: Dtype
@@ -46,6 +46,11 @@ class TokenizerConfig:
     dedup: bool
     """Whether runs of equal tokens are merged into one token with a duration."""
 
+    @property
+    def layer_name(self) -> str:
+        """Such as 9, or 6+9 for two layers."""
+        return "+".join(map(str, self.layers))
+
 
 def fingerprint(config: TokenizerConfig, upstream_identity: dict[str, Any], codebook: Codebook) -> str:
     """SHA-256 over everything that changes a token; the upstream's path is not part of it, its weights are."""
@@ -53,9 +58,8 @@ def fingerprint(config: TokenizerConfig, upstream_identity: dict[str, Any], code
         {
             "format": [FORMAT, VERSION],
             "upstream": upstream_identity,
-            "layer": config.layer,
+            "layers": list(config.layers),
             "windows": None if config.windows is None else asdict(config.windows),
-            "quantizer": "kmeans",
             "codebook": codebook.sha256,
             "dedup": config.dedup,
         }
@@ -76,14 +80,14 @@ class Tokenizer:
     codebook: Codebook
 
     def __post_init__(self) -> None:
-        if not 0 <= self.config.layer <= self.upstream.num_layers:
+        for layer in self.config.layers:
+            if not 0 <= layer <= self.upstream.num_layers:
+                raise ConfigError(f"layer {layer} is not one of this upstream's 0 .. {self.upstream.num_layers}")
+        width = self.upstream.width * len(self.config.layers)
+        if self.quantizer.width != width:
             raise ConfigError(
-                f"layer {self.config.layer} is not one of this upstream's 0 .. {self.upstream.num_layers}"
-            )
-        if self.codebook.width != self.upstream.width:
-            raise ConfigError(
-                f"the codebook's centroids have {self.codebook.width} dimensions, "
-                f"{self.config.upstream} layer {self.config.layer} has {self.upstream.width}"
+                f"the codebook is for frames of {self.quantizer.width} dimensions, "
+                f"{self.config.upstream} layer {self.config.layer_name} has {width}"
             )
 
     @cached_property
@@ -91,27 +95,27 @@ class Tokenizer:
         """Identity of this tokenizer; see `fingerprint` above."""
         return fingerprint(self.config, self.upstream.identity, self.codebook)
 
+    @cached_property
+    def quantizer(self) -> Quantizer:
+        """Frames to tokens, on the upstream's device."""
+        return open_quantizer(self.codebook, self.upstream.device)
+
     @property
     def frame_rate_hz(self) -> float:
         """Frames per second before dedup."""
         return self.upstream.sampling_rate / self.upstream.hop_samples
 
     @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        return self.codebook.vocab_size
-
-    @cached_property
-    def assigner(self) -> Assigner:
-        """Nearest centroid on the upstream's device."""
-        return Assigner(torch.from_numpy(self.codebook.centroids), self.upstream.device)
+    def vocab_sizes(self) -> tuple[int, ...]:
+        """Number of different tokens of each stream."""
+        return self.quantizer.vocab_sizes
 
     def with_dedup(self, dedup: bool) -> "Tokenizer":
         """The same tokenizer with dedup on or off, which is another identity."""
         return replace(self, config=replace(self.config, dedup=dedup))
 
     def features(self, samples: npt.ArrayLike, sampling_rate: int) -> torch.Tensor:
-        """Features of the tokenizer's layer: (frames, D) float32 on the CPU.
+        """What is quantized: (frames, D) float32 on the CPU, several layers side by side.
 
         Args:
             samples: (num_samples,) or (channels, num_samples); channels are averaged.
@@ -120,7 +124,7 @@ class Tokenizer:
         Raises:
             ConfigError: too short for one frame, non-finite, or of another shape.
         """
-        return self._features([samples], sampling_rate)[0]
+        return self._extract([samples], sampling_rate, self.joined)[0]
 
     def encode(self, samples: npt.ArrayLike, sampling_rate: int) -> TokenSequence:
         """Tokens of one utterance; arguments and errors as in `features`."""
@@ -128,34 +132,37 @@ class Tokenizer:
 
     def encode_batch(self, batch: Sequence[npt.ArrayLike], sampling_rate: int) -> list[TokenSequence]:
         """Tokens of several utterances, equal to those of each alone."""
-        return [self.quantize(frames) for frames in self._features(batch, sampling_rate)]
+        return [self.sequence(codes.numpy()) for codes in self._extract(batch, sampling_rate, self.quantize)]
 
-    def quantize(self, frames: torch.Tensor) -> TokenSequence:
-        """Tokens of (frames, D) features, with the tokenizer's dedup."""
-        return self.sequence(self.assigner.labels(frames.to(self.upstream.device)).cpu().numpy())
+    def joined(self, features: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The layers of {layer: (N, width)} side by side, (N, D)."""
+        return torch.cat([features[layer] for layer in self.config.layers], dim=1)
 
-    def sequence(self, labels: npt.NDArray[np.int64]) -> TokenSequence:
-        """Wrap (frames,) labels as a TokenSequence, with the tokenizer's dedup."""
-        codes = labels[:, None].astype(smallest_dtype(self.vocab_size))
-        tokens = TokenSequence(codes, self.frame_rate_hz, self.fingerprint)
+    def quantize(self, features: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Tokens (N, streams) of {layer: (N, width)} features."""
+        return self.quantizer.encode(self.joined(features))
+
+    def sequence(self, codes: npt.NDArray[np.int64]) -> TokenSequence:
+        """Wrap (frames, streams) codes as a TokenSequence, with the tokenizer's dedup."""
+        small = codes.astype(smallest_dtype(max(self.vocab_sizes)))
+        tokens = TokenSequence(small, self.frame_rate_hz, self.fingerprint)
         return tokens.dedup() if self.config.dedup else tokens
 
     def centroids(self, codes: Codes) -> npt.NDArray[np.float32]:
-        """The (frames, D) vectors that (frames, 1) codes stand for.
+        """The (frames, D) vectors that (frames, streams) codes stand for.
 
         Raises:
-            ConfigError: a code that the codebook does not have.
+            ConfigError: another number of streams, or a token that the codebook does not have.
         """
-        if codes.size and int(codes.max()) >= self.vocab_size:
-            raise ConfigError(f"token {int(codes.max())} is not in a codebook of {self.vocab_size}")
-        chosen: npt.NDArray[np.float32] = self.codebook.centroids[codes[:, 0]]
-        return chosen
+        wanted = torch.from_numpy(codes.astype(np.int64))
+        check_codes(wanted, self.vocab_sizes)
+        vectors: npt.NDArray[np.float32] = self.quantizer.decode(wanted.to(self.upstream.device)).cpu().numpy()
+        return vectors
 
-    def _features(self, batch: Sequence[npt.ArrayLike], sampling_rate: int) -> list[torch.Tensor]:
+    def _extract(self, batch: Sequence[npt.ArrayLike], sampling_rate: int, reduce: Reduce) -> list[torch.Tensor]:
         utterances = [self._mono(samples, sampling_rate) for samples in batch]
-        layer = self.config.layer
         config = ExtractConfig(windows=self.config.windows)
-        return extract_arrays(utterances, self.upstream, [layer], lambda features: features[layer], config)
+        return extract_arrays(utterances, self.upstream, self.config.layers, reduce, config)
 
     def _mono(self, samples: npt.ArrayLike, sampling_rate: int) -> npt.NDArray[np.float32]:
         array = np.atleast_2d(np.asarray(samples, dtype=np.float32))
@@ -182,7 +189,8 @@ class Tokenizer:
                 **asdict(self.config),
                 "identity": self.upstream.identity,
                 "frame_rate_hz": self.frame_rate_hz,
-                "vocab_size": self.vocab_size,
+                "vocab_sizes": self.vocab_sizes,
+                "quantizer": self.codebook.kind,
                 "codebook": self.codebook.sha256,
             },
         )
@@ -203,7 +211,7 @@ class Tokenizer:
             raise CorruptFile(f"{folder}: codebook.safetensors is not the codebook that tokenizer.json describes")
         config = TokenizerConfig(
             upstream=upstream or described["upstream"],
-            layer=described["layer"],
+            layers=tuple(described["layers"]),
             normalization=described["normalization"],
             dtype=described["dtype"],
             windows=None if described["windows"] is None else WindowConfig(**described["windows"]),
@@ -214,7 +222,7 @@ class Tokenizer:
             device=pick_device(device),
             dtype=config.dtype,
             normalization=config.normalization,
-            max_layer=config.layer,
+            max_layer=max(config.layers),
         )
         tokenizer = cls(config, model, codebook)
         if tokenizer.fingerprint != described["fingerprint"]:

@@ -9,7 +9,7 @@ Dtype = Literal["float32", "bfloat16"]
 """Of weights and activations; features always come out as float32."""
 
 Normalization = Literal["checkpoint", "utterance", "none"]
-"""Of the waveform: what the checkpoint's preprocessor does, zero mean and unit variance over the recording, or as is."""
+"""Of the waveform: what the checkpoint's preprocessor does, zero mean and unit variance over it, or as it is."""
 
 
 class Upstream(Protocol):
