@@ -3,8 +3,8 @@
 Windows start at multiples of the hop, so their frames lie on the whole file's grid; of two windows that overlap, each
 gives the frames of its half of the overlap, and the other half is only context. What a model normalises over the whole
 file is summed in a first pass over the samples, so what is left between windows and the whole file is the reach of
-attention and of the positional convolution. Filter banks are bit for bit equal. Windows of 30 s or more with an
-overlap of 2 s or more are a good choice for transformers: benchmarks/windows.py measures the tokens that change.
+attention and of the positional convolution. Filter banks are bit for bit equal. For transformers, windows of 30 s that
+overlap by 4 s are a good start: benchmarks/windows.py measures the tokens that change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
