@@ -218,7 +218,20 @@ def test_the_command_writes_a_store_and_prints_files(
     name, *words = capsys.readouterr().out.split()
     stored = {cut.id: tokens for cut, tokens in TokenStore.open(store)}["utt002"]
     assert name == wav and [int(word) for word in words] == stored.codes[:, 0].tolist()
-    assert main(["encode", "--tokenizer", tokenizer, "--device", "cpu", str(tmp_path / "absent.wav")]) != 0
+
+
+def test_a_bad_file_among_good_ones_on_the_command_line(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = str(saved_toy_tokenizer(tmp_path / "tokenizer"))
+    (tmp_path / "bad.wav").write_bytes(b"text")
+    good = [str(corpus.parent / "audio" / f"utt00{i}.wav") for i in (0, 1)]
+    files = [good[0], str(tmp_path / "bad.wav"), str(tmp_path / "absent.wav"), good[1]]
+    assert main(["encode", "--tokenizer", tokenizer, "--device", "cpu", *files]) == 1
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines()] == good
+    assert "bad.wav" in shown.err and "absent.wav" in shown.err
+    assert main(["encode", "--tokenizer", tokenizer, "--device", "cpu", "--strict", *files]) == 2
 
 
 def test_torchrun_encodes_with_two_processes(corpus: Path, tmp_path: Path) -> None:

@@ -179,21 +179,26 @@ def encode_files(files: Sequence[str], tokenizer: Tokenizer, strict: bool) -> in
     Returns:
         1 where a file could not be encoded, else 0.
     """
-    extraction = ExtractConfig(windows=tokenizer.config.windows, readers=1)
     failed = 0
     for file in files:
-        found = load_cuts(file)
-        results = extract(found, tokenizer.upstream, tokenizer.config.layers, tokenizer.quantize, extraction)
-        for cut, result in results:
-            if isinstance(result, BadAudio):
-                if strict:
-                    raise result
-                print(f"{file}: {result.reason}: {result.detail}", file=sys.stderr)
-                failed = 1
-            else:
-                tokens = tokenizer.sequence(result.numpy())
-                print(cut.id, words(tokens))
+        try:
+            for tokens in _encode_file(file, tokenizer):
+                print(file, words(tokens))
+        except (BadAudio, ManifestError) as error:
+            if strict:
+                raise
+            print(error, file=sys.stderr)
+            failed = 1
     return failed
+
+
+def _encode_file(file: str, tokenizer: Tokenizer) -> Iterator[TokenSequence]:
+    extraction = ExtractConfig(windows=tokenizer.config.windows, readers=1)
+    cuts = load_cuts(file)
+    for _, codes in extract(cuts, tokenizer.upstream, tokenizer.config.layers, tokenizer.quantize, extraction):
+        if isinstance(codes, BadAudio):
+            raise codes
+        yield tokenizer.sequence(codes.numpy())
 
 
 def main(argv: Sequence[str]) -> int:

@@ -81,7 +81,9 @@ def measure(config: QualityConfig) -> Report:
         pairs = encoded_pairs(
             some, tokenizer.upstream, lambda samples: tokenizer.encode(samples, rate).expand().codes[:, 0], config.seed
         )
-    described |= {"layer": "+".join(map(str, described["layers"])), "vocab_size": store.vocab_size}
+    layers = described["layers"]
+    described |= {"layer": layers[0] if len(layers) == 1 else "+".join(map(str, layers))}
+    described |= {"vocab_size": store.vocab_size}
     return make_report(config.store, {name: described[name] for name in TOKENIZER_FIELDS}, meter, abx, pairs)
 
 
