@@ -6,8 +6,9 @@ everything in reach counts alike, and with queries and keys twice as large, wher
 or far alike; trained weights may reach less or more far. The codebook is fitted on the whole file's features. The row
 "cut" is what scripts do that cut long files: pieces of 30 s, each on its own.
 
-Of the default run: windows of 30 s differ in 0.06-0.16 % of the tokens at every overlap, of 60 s in 0.06-0.14 %, cuts in
-0.75-1.03 %; mfcc in none, cuts in 0.06 %. From an overlap of 4 s on, the worst frame is no worse than the average one.
+In the default run, windows of 30 s changed 0.06-0.16 % of the tokens, windows of 60 s 0.06-0.14 %, whatever the
+overlap, and cuts 0.75-1.03 %; of mfcc's, windows none and cuts 0.06 %. With an overlap of 4 s no frame was much worse
+than the average one.
 
     python benchmarks/windows.py                                        # about 20 minutes of one CPU core
     python benchmarks/windows.py --minutes 10 --model FOLDER --layer 9  # a checkpoint of your own
