@@ -1,6 +1,5 @@
 """From a name to an upstream: filter banks, Hugging Face checkpoints, torchaudio bundles."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -73,7 +72,7 @@ def _load(
 
 def mini_folder() -> Path:
     """The folder of hubert-mini, the small model that is installed with voxtok."""
-    return Path(str(files("voxtok.models") / "hubert-mini"))
+    return Path(__file__).parents[1] / "models" / "hubert-mini"  # in a checkout as in an installed package
 
 
 def load_checkpoint(
