@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, NoReturn, TypeVar, cast, get_origin
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin
 
 import jsonargparse
 
@@ -60,7 +60,7 @@ def parse(config: type[C], argv: Sequence[str], prog: str, positional: str | Non
     if positional:
         parser.add_argument(positional, nargs="*", type=str, help=_field_help(config, positional))
     switches = {field.name for field in fields(cast(Any, config)) if field.type in (bool, bool | None)}
-    lists = {field.name for field in fields(cast(Any, config)) if get_origin(field.type) is tuple}
+    lists = {field.name for field in fields(cast(Any, config)) if _takes_list(field.type)}
     words = _with_lists([_with_underscores(word) for word in argv], lists)
     values = parser.parse_args(_with_values(words, switches))
     given = parser.instantiate(values).as_dict()
@@ -87,6 +87,11 @@ def _with_values(words: Sequence[str], switches: set[str]) -> list[str]:
         f"{word}=true" if word[:2] == "--" and word[2:] in switches and after not in BOOLEANS else word
         for word, after in zip(words, following, strict=True)
     ]
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether a field is a tuple, or may be one."""
+    return get_origin(kind) is tuple or any(get_origin(one) is tuple for one in get_args(kind))
 
 
 def _with_lists(words: Sequence[str], lists: set[str]) -> list[str]:

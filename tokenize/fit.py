@@ -1,7 +1,7 @@
-"""`voxtok fit`: cuts -> tokenizer. Features of one SSL layer stream into k-means, from audio or from a bounded cache.
+"""`voxtok fit`: cuts -> tokenizer. Features of SSL layers stream into a quantizer, from audio or a bounded cache.
 
 The folder ends with tokenizer.json, codebook.safetensors, health.json and rejected.jsonl. While fitting, work/ holds
-the checkpoint of k-means and the cache; a killed job run again goes on there and ends with the same bytes.
+the checkpoints of the quantizer and the cache; a killed job run again goes on there and ends with the same bytes.
 """
 
 import logging
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.codebook import Codebook, kmeans_codebook
+from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.config import parse
@@ -25,9 +25,8 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, extract
+from voxtok.tokenize.fit_codebook import QuantizerConfig, fit_codebook
 from voxtok.tokenize.frames import FrameSource, UtteranceFrames, cached
-from voxtok.tokenize.kmeans import fit_kmeans
-from voxtok.tokenize.kmeans_state import KMeansConfig
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
@@ -37,17 +36,16 @@ log = logging.getLogger("voxtok")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """Fit a k-means codebook on one layer of an SSL model."""
+class FitConfig(QuantizerConfig):
+    """Fit a quantizer on one layer of an SSL model, or on several side by side."""
 
     cuts: str
     """Lhotse cuts, recordings or Shar folder."""
     upstream: str
     """mfcc, logmel, a Hugging Face folder or id[@revision], or torchaudio:NAME[=checkpoint]."""
-    layer: int
-    """Output of the layer-th transformer block, 1-based; 0 is the input to block 1 (mfcc and logmel have 0 only)."""
-    vocab_size: int
-    """K, the number of centroids."""
+    layer: int | tuple[int, ...]
+    """Output of the layer-th transformer block, 1-based; 0 is the input to block 1 (mfcc and logmel have 0 only).
+    Several, such as 1,3,7, are quantized side by side: --quantizer pq --streams 3 gives each its own codebook."""
     dedup: bool
     """Whether the tokenizer merges runs of equal tokens into one with a duration."""
     out: str
@@ -56,16 +54,12 @@ class FitConfig:
     """Fit on a random subset of utterances of about this many hours; null takes all."""
     heldout: float = 0.02
     """Share of utterances kept out of the fit, whose inertia the health report gives."""
-    seed: int = 0
-    """Seed of the subset, the sampling of frames and the seeding of centroids."""
     cache: Literal["memory", "disk", "none"] = "memory"
-    """Where features wait between passes over them; none computes them anew from audio in every pass."""
+    """Where features wait between passes over them; none computes them anew from audio for every pass."""
     cache_gb: float = 8.0
     """Bound of that cache, per rank; beyond it a random subset of the frames is kept."""
     cache_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Number format of the cache."""
-    backend: Literal["voxtok", "faiss"] = "voxtok"
-    """Which k-means fits."""
     normalization: Normalization = "checkpoint"
     """Waveform normalisation: as the checkpoint's preprocessor says, always, or never (kNN-VC)."""
     dtype: Dtype = "float32"
@@ -84,12 +78,22 @@ class FitConfig:
     """Threads that read and resample audio."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ConfigError("layer needs at least one number, each once")
+        if self.quantizer == "pq" and (self.streams or 0) % len(self.layers):
+            raise ConfigError(f"pq splits each of {len(self.layers)} layers alike: streams must be a multiple of that")
         if not 0 <= self.heldout < 1:
             raise ConfigError("heldout is a share: 0 <= heldout < 1")
         if self.hours is not None and self.hours <= 0:
             raise ConfigError("hours must be positive, or null for all")
         if self.cache_gb <= 0:
             raise ConfigError("cache-gb must be positive")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All layers."""
+        return (self.layer,) if isinstance(self.layer, int) else tuple(self.layer)
 
     @property
     def windows(self) -> WindowConfig | None:
@@ -110,7 +114,7 @@ def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
         device=pick_device(config.device),
         dtype=config.dtype,
         normalization=config.normalization,
-        max_layer=config.layer,
+        max_layer=max(config.layers),
     )
     out = Path(config.out)
     training, heldout = choose(list(load_cuts(config.cuts)), config)
@@ -119,18 +123,18 @@ def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
         log.info("%s is up to date", out)
         return Tokenizer(_described(config), upstream, Codebook.load(out / "codebook.safetensors"))
     work = _work_folder(out, inputs, ranks)
-    result = fit_kmeans(
+    codebook, report = fit_codebook(
         _source(config, upstream, training, ranks, work, "training"),
-        KMeansConfig(vocab_size=config.vocab_size, seed=config.seed, backend=config.backend),
+        config,
         ranks,
         pick_device(config.device),
-        checkpoint=work / "kmeans",
+        checkpoint=work,
         heldout=_source(config, upstream, heldout, ranks, work, "heldout") if heldout else None,
     )
-    tokenizer = Tokenizer(_described(config), upstream, kmeans_codebook(result.centroids.cpu().numpy()))
+    tokenizer = Tokenizer(_described(config), upstream, codebook)
     if ranks.is_first:
         tokenizer.save(out)
-        write_json(out / "health.json", result.report)
+        write_json(out / "health.json", report)
         rows = [row for path in work.glob("rejected.*.jsonl") for row in read_jsonl(path)]
         write_jsonl(out / "rejected.jsonl", sorted(rows, key=lambda row: str(row["id"])))
         write_json(out / "done.json", {"inputs": inputs})
@@ -156,7 +160,8 @@ def _source(
     """This rank's frames, computed from audio in every pass or kept in the cache after the first."""
     mine = members[ranks.rank :: ranks.world_size]
     rejected = work / f"rejected.{part}.{ranks.rank}.jsonl"
-    frames = UtteranceFrames(upstream.width, partial(_utterances, config, upstream, mine, rejected), config.seed)
+    width = upstream.width * len(config.layers)
+    frames = UtteranceFrames(width, partial(_utterances, config, upstream, mine, rejected), config.seed)
     if config.cache == "none":
         return frames
     where: Path | Literal["memory"] = "memory" if config.cache == "memory" else work / f"cache.{part}.{ranks.rank}"
@@ -168,9 +173,11 @@ def _utterances(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """(index in the corpus, (n, D) frames) of every readable utterance; a whole pass lists the others in `rejected`."""
     extraction = ExtractConfig(windows=config.windows, max_batch_s=config.max_batch_s, readers=config.readers)
-    results = extract(
-        (cut for _, cut in members), upstream, [config.layer], lambda features: features[config.layer], extraction
-    )
+
+    def side_by_side(features: dict[int, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([features[layer] for layer in config.layers], dim=1)
+
+    results = extract((cut for _, cut in members), upstream, config.layers, side_by_side, extraction)
     bad: list[BadAudio] = []
     with Progress("features", sum(cut.duration for _, cut in members)) as progress:
         for (index, cut), (_, frames) in zip(members, results, strict=True):
@@ -187,7 +194,7 @@ def _utterances(
 def _described(config: FitConfig) -> TokenizerConfig:
     return TokenizerConfig(
         upstream=config.upstream,
-        layers=(config.layer,),
+        layers=config.layers,
         normalization=config.normalization,
         dtype=config.dtype,
         windows=config.windows,
@@ -196,17 +203,17 @@ def _described(config: FitConfig) -> TokenizerConfig:
 
 
 RESULT_OPTIONS = (
-    *("layer", "vocab_size", "dedup", "seed", "backend"),
+    *("quantizer", "vocab_size", "streams", "levels", "dedup", "seed", "backend"),
     *("window_s", "overlap_s", "cache", "cache_gb", "cache_dtype"),
 )
-"""Options that change the codebook, beside the cuts and the upstream."""
+"""Options that change the codebook, beside the cuts, the upstream and the layers."""
 
 
 def _inputs_hash(
     config: FitConfig, upstream: Upstream, training: Sequence[tuple[int, Cut]], heldout: Sequence[tuple[int, Cut]]
 ) -> str:
     options = asdict(config)
-    chosen = {name: options[name] for name in RESULT_OPTIONS}
+    chosen = {"layers": config.layers, **{name: options[name] for name in RESULT_OPTIONS}}
     return sha256(
         [chosen, upstream.identity, *([[i, inputs_of(cut)] for i, cut in part] for part in (training, heldout))]
     )
@@ -227,7 +234,9 @@ def _work_folder(out: Path, inputs: str, ranks: Ranks) -> Path:
 
 def summary(tokenizer: Tokenizer, health: dict[str, Any]) -> str:
     """One line for the terminal."""
-    return f"{tokenizer.vocab_sizes[0]} tokens, perplexity {health['perplexity']:.1f}, {tokenizer.fingerprint[:12]}"
+    sizes = "x".join(map(str, tokenizer.vocab_sizes))
+    found = health["perplexity"] if isinstance(health["perplexity"], list) else [health["perplexity"]]
+    return f"{sizes} tokens, perplexity {' '.join(f'{one:.1f}' for one in found)}, {tokenizer.fingerprint[:12]}"
 
 
 def main(argv: Sequence[str]) -> int:

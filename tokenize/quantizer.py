@@ -38,6 +38,26 @@ def open_quantizer(codebook: Codebook, device: torch.device) -> Quantizer:
     match codebook.kind:
         case "kmeans":
             return KMeans(torch.from_numpy(codebook.centroids), device)
+        case "rvq":
+            from voxtok.tokenize.rvq import open_rvq
+
+            return open_rvq(codebook, device)
+        case "pq":
+            from voxtok.tokenize.pq import open_pq
+
+            return open_pq(codebook, device)
+        case "opq":
+            from voxtok.tokenize.opq import open_opq
+
+            return open_opq(codebook, device)
+        case "random-projection":
+            from voxtok.tokenize.random_projection import open_random_projection
+
+            return open_random_projection(codebook, device)
+        case "vq" | "gumbel" | "fsq":
+            from voxtok.tokenize.learned import open_learned
+
+            return open_learned(codebook, device)
     raise CorruptFile(f"a codebook of kind {codebook.kind!r} is not known to this release")
 
 
