@@ -32,8 +32,8 @@ class ExtractConfig:
     """Recordings longer than a window are computed in overlapping windows; None computes every file whole."""
     max_batch_s: float = 240.0
     """Padded seconds of audio in a batch, on a GPU."""
-    buffer_s: float = 7200.0
-    """Seconds of audio held in memory while waiting for a batch (230 MB an hour at 16 kHz)."""
+    buffer_s: float = 14400.0
+    """Seconds of audio held in memory to plan batches from, on a GPU (230 MB an hour at 16 kHz)."""
     readers: int = 2
     """Threads that read and resample audio."""
     batched: bool | None = None
