@@ -161,6 +161,32 @@ class ArrayFrames:
             yield Chunk(part, frame_keys(self._seed, 0, first, first + len(part)))
 
 
+class MappedFrames:
+    """Another stream's frames after a function of them, computed in every pass.
+
+    Args:
+        source: the frames.
+        width: dimensions after the function.
+        function: (n, D) frames to (n, width), row by row.
+    """
+
+    def __init__(self, source: FrameSource, width: int, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.width = width
+        self.largest_key = source.largest_key
+        self._source = source
+        self._function = function
+
+    def chunks(self) -> Iterator[Chunk]:
+        """One pass."""
+        for chunk in self._source.chunks():
+            yield Chunk(self._function(chunk.frames), chunk.keys)
+
+
+def columns(source: FrameSource, first: int, width: int) -> MappedFrames:
+    """The dimensions first .. first + width - 1 of every frame, such as one of several layers side by side."""
+    return MappedFrames(source, width, lambda frames: frames[:, first : first + width].contiguous())
+
+
 def cached(source: FrameSource, where: Path | Literal["memory"], dtype: torch.dtype, max_bytes: int) -> "CachedFrames":
     """Run through `source` once and keep its frames; a complete cache on disk is used as it is.
 

@@ -37,6 +37,26 @@ def health(state: State, config: KMeansConfig, heldout_inertia: float | None) ->
     }
 
 
+def health_of_streams(
+    method: str, reports: list[dict[str, Any]], inertia: float, heldout_inertia: float | None
+) -> dict[str, Any]:
+    """The health report of several codebooks that quantize one frame together.
+
+    Args:
+        method: name of the quantizer.
+        reports: of each stream.
+        inertia: mean squared distance of a frame to what all streams stand for.
+        heldout_inertia: the same for frames that were held out.
+    """
+    return {
+        "method": method,
+        "inertia": inertia,
+        "heldout_inertia": heldout_inertia,
+        "perplexity": [report["perplexity"] for report in reports],
+        "streams": reports,
+    }
+
+
 def perplexity(sizes: torch.Tensor) -> float:
     """exp of the entropy of the clusters' shares: K where all are equal, 1 where one has every frame."""
     shares = sizes[sizes > 0].double() / sizes.sum()

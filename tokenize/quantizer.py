@@ -25,7 +25,10 @@ class Quantizer(Protocol):
         ...
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """(N, streams) tokens within their vocabularies to the (N, width) float32 vectors they stand for."""
+        """(N, streams) tokens within their vocabularies to the (N, width) float32 vectors they stand for.
+
+        A residual quantizer takes its first streams alone, too.
+        """
         ...
 
 
@@ -79,15 +82,31 @@ class KMeans:
         return self._centroids[codes[:, 0]]
 
 
-def check_codes(codes: torch.Tensor, vocab_sizes: tuple[int, ...]) -> None:
+def check_frames(frames: torch.Tensor, width: int) -> None:
+    """Check that frames are (N, width).
+
+    Raises:
+        ConfigError: another shape.
+    """
+    if frames.ndim != 2 or frames.shape[1] != width:
+        raise ConfigError(f"frames are (N, {width}), not {tuple(frames.shape)}")
+
+
+def check_codes(codes: torch.Tensor, vocab_sizes: tuple[int, ...], fewer: bool = False) -> None:
     """Check (N, streams) tokens against the vocabularies.
+
+    Args:
+        codes: the tokens.
+        vocab_sizes: of each stream.
+        fewer: whether the first streams alone will do, as for residual quantizers.
 
     Raises:
         ConfigError: another number of streams, or a token out of range; the message names it.
     """
-    if codes.ndim != 2 or codes.shape[1] != len(vocab_sizes):
+    streams = codes.shape[1] if codes.ndim == 2 else 0
+    if streams != len(vocab_sizes) and not (fewer and 0 < streams < len(vocab_sizes)):
         raise ConfigError(f"codes are (frames, {len(vocab_sizes)}) for this tokenizer, not {tuple(codes.shape)}")
-    for stream, size in enumerate(vocab_sizes):
+    for stream, size in enumerate(vocab_sizes[:streams]):
         column = codes[:, stream]
         if len(column) and not 0 <= int(column.min()) <= int(column.max()) < size:
             wrong = int(column.max()) if int(column.max()) >= size else int(column.min())

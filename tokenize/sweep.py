@@ -23,7 +23,7 @@ from voxtok.runtime.distributed import Ranks, pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, extract
-from voxtok.tokenize.frames import Chunk, FrameSource, UtteranceFrames, cached
+from voxtok.tokenize.frames import UtteranceFrames, cached, columns
 from voxtok.tokenize.kmeans import fit_kmeans
 from voxtok.tokenize.kmeans_state import KMeansConfig
 from voxtok.tokenize.load import load_upstream
@@ -136,7 +136,7 @@ def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, C
     kept = cached(frames, where, getattr(torch, config.cache_dtype), int(config.cache_gb * 1e9))
     tokenizers = []
     for i, layer in enumerate(config.layers):
-        source = LayerFrames(kept, i * upstream.width, upstream.width)
+        source = columns(kept, i * upstream.width, upstream.width)
         for vocab_size in config.vocab_sizes:
             log.info("fitting %d centroids on layer %d", vocab_size, layer)
             settings = KMeansConfig(vocab_size=vocab_size, seed=config.seed)
@@ -158,21 +158,6 @@ def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, C
 def folder_of(config: SweepConfig, tokenizer: Tokenizer) -> Path:
     """Where one combination's tokenizer and report lie."""
     return Path(config.out) / f"layer{tokenizer.config.layer_name}-k{tokenizer.vocab_sizes[0]}"
-
-
-class LayerFrames:
-    """One layer's columns of frames that hold several layers side by side."""
-
-    def __init__(self, source: FrameSource, first: int, width: int) -> None:
-        self.width = width
-        self.largest_key = source.largest_key
-        self._source = source
-        self._columns = slice(first, first + width)
-
-    def chunks(self) -> Iterator[Chunk]:
-        """One pass."""
-        for chunk in self._source.chunks():
-            yield Chunk(chunk.frames[:, self._columns].contiguous(), chunk.keys)
 
 
 def _all_layers(
