@@ -102,7 +102,7 @@ def export_parquet(store: TokenStore, out: Path) -> int:
     streams = len(store.info.vocab_sizes)
     fields = [("id", arrow.string()), ("speaker", arrow.string()), ("text", arrow.string())]
     fields += [("duration_s", arrow.float64()), ("codes", arrow.list_(code if streams == 1 else arrow.list_(code)))]
-    fields += [("durations", arrow.list_(arrow.uint32()))] if store.info.dedup else []
+    fields += [("durations", arrow.list_(arrow.uint32()))] if store.info.has_durations else []
     metadata = {"fingerprint": store.fingerprint, "frame_rate_hz": str(store.frame_rate_hz)}
     schema = arrow.schema(fields, metadata=metadata)
     count = 0
@@ -122,7 +122,7 @@ def export_flat(store: TokenStore, out: Path) -> int:
     with ExitStack() as stack:
         tokens_file = stack.enter_context(atomic(out / "tokens.npy"))
         utterances = stack.enter_context(atomic(out / "utterances.jsonl"))
-        durations = stack.enter_context(atomic(out / "durations.npy")) if store.info.dedup else None
+        durations = stack.enter_context(atomic(out / "durations.npy")) if store.info.has_durations else None
         _npy_header(tokens_file, dtype, (total, len(store.info.vocab_sizes)))
         if durations is not None:
             _npy_header(durations, np.dtype(np.uint32), (total,))

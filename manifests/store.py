@@ -50,6 +50,13 @@ class StoreInfo:
     """Whether runs of equal tokens are merged, with durations."""
     shard_size: int
     """Cuts in a shard, rejected ones included."""
+    bpe: str | None = None
+    """Hash of the tokenizer's bpe.model where the tokens are subword units, which have durations; else None."""
+
+    @property
+    def has_durations(self) -> bool:
+        """Whether a token may stand for several frames."""
+        return self.dedup or self.bpe is not None
 
 
 @dataclass(frozen=True)
@@ -128,12 +135,15 @@ class TokenStore:
 
     def __iter__(self) -> Iterator[tuple[Cut, TokenSequence]]:
         for path in sorted((self.folder / "shar").glob("cuts.*.jsonl.gz")):
-            yield from self._read_shard(int(path.name.split(".")[1]))
+            yield from self.read_shard(int(path.name.split(".")[1]))
 
-    def _read_shard(self, shard: int) -> Iterator[tuple[Cut, TokenSequence]]:
+    def read_shard(self, shard: int) -> Iterator[tuple[Cut, TokenSequence]]:
+        """The cuts of one shard with their tokens; nothing where all of its cuts were rejected."""
+        if not self.path("cuts", shard).exists():
+            return
         cuts = map(deserialize_item, read_jsonl(self.path("cuts", shard)))
         codes = _read_arrays(self.path("tokens", shard))
-        durations = _read_arrays(self.path("durations", shard)) if self.info.dedup else repeat(("", None))
+        durations = _read_arrays(self.path("durations", shard)) if self.info.has_durations else repeat(("", None))
         for cut, (name, rows) in zip(cuts, codes, strict=True):
             _, lengths = next(durations)
             if name != cut.id:
@@ -148,7 +158,7 @@ class TokenStore:
         self.remove_shard(shard)
         if encoded:
             self._write_arrays("tokens", shard, [_entry(cut, tokens) for cut, tokens in encoded])
-            if self.info.dedup:
+            if self.info.has_durations:
                 self._write_arrays("durations", shard, [_duration_entry(cut, tokens) for cut, tokens in encoded])
             write_jsonl(self.path("cuts", shard), (bare(cut).to_dict() for cut, _ in encoded))
         write_jsonl(self.folder / "done" / f"rejected.{shard:06d}.jsonl", rejected)
@@ -174,6 +184,15 @@ class TokenStore:
         mark: dict[str, Any] = read_json(self._mark(shard))
         return mark
 
+    def rejected(self, shard: int) -> list[dict[str, str]]:
+        """What one shard's cuts were rejected for."""
+        return list(read_jsonl(self.folder / "done" / f"rejected.{shard:06d}.jsonl"))
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of a finished store."""
+        return sum(1 for _ in (self.folder / "done").glob("[0-9]*.json"))
+
     def finish(self, num_shards: int) -> dict[str, Any] | None:
         """Once every shard is done, merge the rejections and write the summary; None while some are not.
 
@@ -186,11 +205,7 @@ class TokenStore:
         for folder in ("shar", "done"):
             for partial in (self.folder / folder).glob(".*.partial"):
                 partial.unlink(missing_ok=True)
-        rejected = [
-            row
-            for shard in range(num_shards)
-            for row in read_jsonl(self.folder / "done" / f"rejected.{shard:06d}.jsonl")
-        ]
+        rejected = [row for shard in range(num_shards) for row in self.rejected(shard)]
         write_jsonl(self.folder / "rejected.jsonl", rejected)
         summary = {
             name: sum(mark[name] for mark in marks if mark) for name in ("utterances", "frames", "tokens", "rejected")

@@ -130,8 +130,8 @@ def load_corpus(stores: Sequence[TokenStore], memory_gb: float) -> Corpus:
         ConfigError: a store with dedup, or no utterance that all stores have.
     """
     for store in stores:
-        if store.info.dedup:
-            raise ConfigError(f"{store.folder}: tokens after dedup have no frames; encode with --dedup false")
+        if store.info.has_durations:
+            raise ConfigError(f"{store.folder}: one token must be one frame; encode with --dedup false --bpe false")
     others = [{cut.id: tokens.codes for cut, tokens in store} for store in stores[1:]]
     joined = (
         (cut, (tokens.codes, *(other[cut.id] for other in others)))

@@ -42,6 +42,8 @@ class EncodeConfig:
     """Another place of the same SSL model, if it moved since the tokenizer was fitted."""
     dedup: bool | None = None
     """Merge runs of equal tokens; by default as the tokenizer says."""
+    bpe: bool | None = None
+    """false leaves out the tokenizer's subwords; by default they are applied where it has them."""
     shard_size: int = 1000
     """Cuts in a shard, the unit of work and of resuming."""
     device: str = "auto"
@@ -113,6 +115,7 @@ def _open_store(tokenizer: Tokenizer, out: Path, shard_size: int) -> TokenStore:
         vocab_sizes=tokenizer.vocab_sizes,
         dedup=tokenizer.config.dedup,
         shard_size=shard_size,
+        bpe=None if tokenizer.subwords is None else tokenizer.subwords.sha256,
     )
     store = TokenStore.create(out, info)
     tokenizer.save(store.folder / "tokenizer")
@@ -207,6 +210,10 @@ def main(argv: Sequence[str]) -> int:
     tokenizer = Tokenizer.load(config.tokenizer, device=config.device, upstream=config.upstream)
     if config.dedup is not None:
         tokenizer = tokenizer.with_dedup(config.dedup)
+    if config.bpe and tokenizer.subwords is None:
+        raise ConfigError(f"{config.tokenizer} has no subwords: add them with `voxtok bpe train`")
+    if config.bpe is False:
+        tokenizer = tokenizer.with_bpe(None)
     if config.files:
         return encode_files(config.files, tokenizer, config.strict)
     assert config.cuts and config.out

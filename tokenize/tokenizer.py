@@ -2,13 +2,14 @@
 
 tokenizer.json          format version, upstream and its identity, layers, windows, dedup, codebook hash
 codebook.safetensors    centroids
+bpe.model               subword units over the tokens, where there are any
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import torch
 import torchaudio
 
 from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import Codes, TokenSequence, smallest_dtype
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
@@ -24,6 +26,9 @@ from voxtok.tokenize.extract import ExtractConfig, Reduce, extract_arrays
 from voxtok.tokenize.quantizer import Quantizer, check_codes, open_quantizer
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
+
+if TYPE_CHECKING:
+    from voxtok.tokenize.stream import TokenStream
 
 FORMAT = "voxtok-tokenizer"
 VERSION = 1
@@ -52,18 +57,19 @@ class TokenizerConfig:
         return "+".join(map(str, self.layers))
 
 
-def fingerprint(config: TokenizerConfig, upstream_identity: dict[str, Any], codebook: Codebook) -> str:
+def fingerprint(
+    config: TokenizerConfig, upstream_identity: dict[str, Any], codebook: Codebook, subwords: Subwords | None
+) -> str:
     """SHA-256 over everything that changes a token; the upstream's path is not part of it, its weights are."""
-    return sha256(
-        {
-            "format": [FORMAT, VERSION],
-            "upstream": upstream_identity,
-            "layers": list(config.layers),
-            "windows": None if config.windows is None else asdict(config.windows),
-            "codebook": codebook.sha256,
-            "dedup": config.dedup,
-        }
-    )
+    identity = {
+        "format": [FORMAT, VERSION],
+        "upstream": upstream_identity,
+        "layers": list(config.layers),
+        "windows": None if config.windows is None else asdict(config.windows),
+        "codebook": codebook.sha256,
+        "dedup": config.dedup,
+    }
+    return sha256(identity if subwords is None else identity | {"bpe": subwords.sha256})
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +84,7 @@ class Tokenizer:
     config: TokenizerConfig
     upstream: Upstream
     codebook: Codebook
+    subwords: Subwords | None = None
 
     def __post_init__(self) -> None:
         for layer in self.config.layers:
@@ -89,11 +96,16 @@ class Tokenizer:
                 f"the codebook is for frames of {self.quantizer.width} dimensions, "
                 f"{self.config.upstream} layer {self.config.layer_name} has {width}"
             )
+        if self.subwords is not None and self.quantizer.vocab_sizes != (self.subwords.unit_vocab_size,):
+            raise ConfigError(
+                f"the subwords are over one stream of {self.subwords.unit_vocab_size} tokens, "
+                f"this tokenizer's streams have {list(self.quantizer.vocab_sizes)}"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of this tokenizer; see `fingerprint` above."""
-        return fingerprint(self.config, self.upstream.identity, self.codebook)
+        return fingerprint(self.config, self.upstream.identity, self.codebook, self.subwords)
 
     @cached_property
     def quantizer(self) -> Quantizer:
@@ -107,12 +119,16 @@ class Tokenizer:
 
     @property
     def vocab_sizes(self) -> tuple[int, ...]:
-        """Number of different tokens of each stream."""
-        return self.quantizer.vocab_sizes
+        """Number of different tokens of each stream; of subwords where there are any."""
+        return self.quantizer.vocab_sizes if self.subwords is None else (self.subwords.vocab_size,)
 
     def with_dedup(self, dedup: bool) -> "Tokenizer":
         """The same tokenizer with dedup on or off, which is another identity."""
         return replace(self, config=replace(self.config, dedup=dedup))
+
+    def with_bpe(self, subwords: Subwords | None) -> "Tokenizer":
+        """The same tokenizer with other subwords, or with None the codebook's own tokens: another identity."""
+        return replace(self, subwords=subwords)
 
     def features(self, samples: npt.ArrayLike, sampling_rate: int) -> torch.Tensor:
         """What is quantized: (frames, D) float32 on the CPU, several layers side by side.
@@ -143,19 +159,30 @@ class Tokenizer:
         return self.quantizer.encode(self.joined(features))
 
     def sequence(self, codes: npt.NDArray[np.int64]) -> TokenSequence:
-        """Wrap (frames, streams) codes as a TokenSequence, with the tokenizer's dedup."""
-        small = codes.astype(smallest_dtype(max(self.vocab_sizes)))
-        tokens = TokenSequence(small, self.frame_rate_hz, self.fingerprint)
-        return tokens.dedup() if self.config.dedup else tokens
+        """Wrap (frames, streams) codes as a TokenSequence, with the tokenizer's dedup and subwords."""
+        tokens = self.frames(codes)
+        tokens = tokens.dedup() if self.config.dedup else tokens
+        return tokens if self.subwords is None else self.subwords.apply(tokens, self.fingerprint)
+
+    def frames(self, codes: npt.NDArray[np.int64]) -> TokenSequence:
+        """Wrap (frames, streams) codes as a TokenSequence, one row a frame."""
+        small = codes.astype(smallest_dtype(max(self.quantizer.vocab_sizes)))
+        return TokenSequence(small, self.frame_rate_hz, self.fingerprint)
+
+    def stream(self) -> "TokenStream":
+        """Encode audio as it comes, in chunks at the upstream's rate; see `TokenStream`, and for what it refuses."""
+        from voxtok.tokenize.stream import TokenStream
+
+        return TokenStream(self)
 
     def centroids(self, codes: Codes) -> npt.NDArray[np.float32]:
-        """The (frames, D) vectors that (frames, streams) codes stand for.
+        """The (frames, D) vectors that (frames, streams) codes of the codebook stand for; subwords are decoded first.
 
         Raises:
             ConfigError: another number of streams, or a token that the codebook does not have.
         """
         wanted = torch.from_numpy(codes.astype(np.int64))
-        check_codes(wanted, self.vocab_sizes)
+        check_codes(wanted, self.quantizer.vocab_sizes)
         vectors: npt.NDArray[np.float32] = self.quantizer.decode(wanted.to(self.upstream.device)).cpu().numpy()
         return vectors
 
@@ -165,58 +192,42 @@ class Tokenizer:
         return extract_arrays(utterances, self.upstream, self.config.layers, reduce, config)
 
     def _mono(self, samples: npt.ArrayLike, sampling_rate: int) -> npt.NDArray[np.float32]:
-        array = np.atleast_2d(np.asarray(samples, dtype=np.float32))
-        if array.ndim != 2:
-            raise ConfigError(f"samples are (num_samples,) or (channels, num_samples), not {array.shape}")
-        mono = torch.from_numpy(array.mean(axis=0))
-        if not torch.isfinite(mono).all():
-            raise ConfigError("samples have NaN or infinite values")
-        mono = torchaudio.functional.resample(mono, sampling_rate, self.upstream.sampling_rate)
-        if len(mono) < self.upstream.min_samples:
-            raise ConfigError(f"{len(mono)} samples are too short: one frame needs {self.upstream.min_samples}")
-        return mono.numpy()
+        averaged = torch.from_numpy(mono(samples))
+        resampled = torchaudio.functional.resample(averaged, sampling_rate, self.upstream.sampling_rate)
+        if len(resampled) < self.upstream.min_samples:
+            raise ConfigError(f"{len(resampled)} samples are too short: one frame needs {self.upstream.min_samples}")
+        return resampled.numpy()
 
     def save(self, folder: Path | str) -> None:
-        """Write the folder; tokenizer.json comes last, so a folder that has it is complete."""
-        folder = Path(folder)
-        self.codebook.save(folder / "codebook.safetensors")
-        write_json(
-            folder / "tokenizer.json",
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "fingerprint": self.fingerprint,
-                **asdict(self.config),
-                "identity": self.upstream.identity,
-                "frame_rate_hz": self.frame_rate_hz,
-                "vocab_sizes": self.vocab_sizes,
-                "quantizer": self.codebook.kind,
-                "codebook": self.codebook.sha256,
-            },
-        )
+        """Write the folder."""
+        described = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": self.fingerprint,
+            **asdict(self.config),
+            "identity": self.upstream.identity,
+            "frame_rate_hz": self.frame_rate_hz,
+            "vocab_sizes": self.vocab_sizes,
+            "quantizer": self.codebook.kind,
+            "codebook": self.codebook.sha256,
+            "bpe": None if self.subwords is None else self.subwords.sha256,
+        }
+        write_folder(Path(folder), described, self.codebook, self.subwords)
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "auto", upstream: str | None = None) -> "Tokenizer":
         """Open a tokenizer folder; loads the SSL model it names, or the copy of it at `upstream`.
 
         Raises:
-            CorruptFile: not a tokenizer folder, or its codebook is not the one it was saved with.
+            CorruptFile: not a tokenizer folder, or its codebook or bpe.model is not the one it was saved with.
             TokenizerMismatch: the SSL model found is not the one the tokenizer was fitted on.
         """
         from voxtok.tokenize.load import load_upstream
 
         described = read_description(folder)
-        codebook = Codebook.load(Path(folder) / "codebook.safetensors")
-        if codebook.sha256 != described["codebook"]:
-            raise CorruptFile(f"{folder}: codebook.safetensors is not the codebook that tokenizer.json describes")
-        config = TokenizerConfig(
-            upstream=upstream or described["upstream"],
-            layers=tuple(described["layers"]),
-            normalization=described["normalization"],
-            dtype=described["dtype"],
-            windows=None if described["windows"] is None else WindowConfig(**described["windows"]),
-            dedup=described["dedup"],
-        )
+        codebook, subwords = read_parts(folder, described)
+        config = config_of(described)
+        config = replace(config, upstream=upstream or config.upstream)
         model = load_upstream(
             config.upstream,
             device=pick_device(device),
@@ -224,13 +235,28 @@ class Tokenizer:
             normalization=config.normalization,
             max_layer=max(config.layers),
         )
-        tokenizer = cls(config, model, codebook)
+        tokenizer = cls(config, model, codebook, subwords)
         if tokenizer.fingerprint != described["fingerprint"]:
             raise TokenizerMismatch(
                 f"{folder} was fitted on {described['identity']}, but {config.upstream} is {model.identity}: "
                 "give the original model with --upstream, or fit again"
             )
         return tokenizer
+
+
+def mono(samples: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """(num_samples,) or (channels, num_samples) as (num_samples,) float32, channels averaged.
+
+    Raises:
+        ConfigError: another shape, or not finite.
+    """
+    array = np.atleast_2d(np.asarray(samples, dtype=np.float32))
+    if array.ndim != 2:
+        raise ConfigError(f"samples are (num_samples,) or (channels, num_samples), not {array.shape}")
+    averaged: npt.NDArray[np.float32] = array.mean(axis=0)
+    if not np.isfinite(averaged).all():
+        raise ConfigError("samples have NaN or infinite values")
+    return averaged
 
 
 def read_description(folder: Path | str) -> dict[str, Any]:
@@ -243,6 +269,49 @@ def read_description(folder: Path | str) -> dict[str, Any]:
         found = f"{described.get('format')} version {described.get('version')}"
         raise CorruptFile(f"{path}: expected {FORMAT} version {VERSION}, found {found}")
     return described
+
+
+def config_of(described: dict[str, Any]) -> TokenizerConfig:
+    """The configuration in tokenizer.json."""
+    windows = described["windows"]
+    return TokenizerConfig(
+        upstream=described["upstream"],
+        layers=tuple(described["layers"]),
+        normalization=described["normalization"],
+        dtype=described["dtype"],
+        windows=None if windows is None else WindowConfig(**windows),
+        dedup=described["dedup"],
+    )
+
+
+def read_parts(folder: Path | str, described: dict[str, Any]) -> tuple[Codebook, Subwords | None]:
+    """The codebook and the subwords that tokenizer.json describes; needs no SSL model.
+
+    Raises:
+        CorruptFile: one is missing, damaged or another, or there is a bpe.model that is not described.
+    """
+    folder = Path(folder)
+    codebook = Codebook.load(folder / "codebook.safetensors")
+    if codebook.sha256 != described["codebook"]:
+        raise CorruptFile(f"{folder}: codebook.safetensors is not the codebook that tokenizer.json describes")
+    model = folder / "bpe.model"
+    wanted = described.get("bpe")
+    if wanted is None and model.exists():
+        raise CorruptFile(f"{model} is not part of this tokenizer: `voxtok bpe train` adds subwords; delete it")
+    subwords = None if wanted is None else Subwords.load(model)
+    if subwords is not None and subwords.sha256 != wanted:
+        raise CorruptFile(f"{folder}: bpe.model is not the one that tokenizer.json describes")
+    return codebook, subwords
+
+
+def write_folder(folder: Path, described: dict[str, Any], codebook: Codebook, subwords: Subwords | None) -> None:
+    """Write a tokenizer folder; tokenizer.json comes last, so that one that opens is complete."""
+    codebook.save(folder / "codebook.safetensors")
+    if subwords is None:
+        (folder / "bpe.model").unlink(missing_ok=True)
+    else:
+        subwords.save(folder / "bpe.model")
+    write_json(folder / "tokenizer.json", described)
 
 
 def require_same(expected: str, found: str, where: str) -> None:

@@ -159,7 +159,9 @@ class Wav2Vec2:
         self._blocks = [torch.compile(block, dynamic=True) for block in self._blocks]
 
     def statistics(self, chunks: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Moments of a whole recording's samples, which its windows are normalised with; see Upstream."""
+        """Moments of a whole recording's samples, which its windows are normalised with; none where nothing is."""
+        if self._epsilon is None and not self._window:
+            return torch.zeros(0, dtype=torch.float64)
         return gather(chunks, self._window, self.architecture.strides[0]).pack()
 
     def extract(
@@ -224,10 +226,10 @@ class Wav2Vec2:
             moments = gather([samples], self._window, self.architecture.strides[0])
         else:
             moments = Moments(moments.samples.to(samples.device), moments.windows.to(samples.device))
-        mean, variance = moments.waveform()
         if self._epsilon is None:
-            scaling = Scaling(torch.zeros_like(mean), torch.ones_like(mean))
-            return samples, self._front.fold(scaling, moments)
+            zero = torch.zeros((), dtype=torch.float64, device=samples.device)
+            return samples, self._front.fold(Scaling(zero, zero + 1), moments)
+        mean, variance = moments.waveform()
         scaling = Scaling(mean, torch.rsqrt(variance + self._epsilon))
         return (samples - mean.float()) * scaling.gain.float(), self._front.fold(scaling, moments)
 

@@ -58,16 +58,27 @@ def plan_windows(num_frames: int, window_frames: int, context_frames: int) -> li
 
     Worked: 23 frames, windows of 10, context 2: 0-10 keeps 0-8, 6-16 keeps 8-14, 12-22 keeps 14-20, 13-23 keeps 20-23.
     """
-    step = window_frames - 2 * context_frames
     windows: list[Window] = []
     kept = 0
     while kept < num_frames:
-        first = max(0, min(len(windows) * step, num_frames - window_frames))
-        last = min(first + window_frames, num_frames)
-        keep_to = num_frames if last == num_frames else last - context_frames
-        windows.append(Window(first, last, kept, keep_to))
-        kept = keep_to
+        windows.append(next_window(len(windows), kept, num_frames, window_frames, context_frames))
+        kept = windows[-1].keep_to
     return windows
+
+
+def next_window(index: int, kept: int, num_frames: int, window_frames: int, context_frames: int) -> Window:
+    """Window number `index` of `num_frames`, the frames before `kept` being done; see `plan_windows`."""
+    step = window_frames - 2 * context_frames
+    first = max(0, min(index * step, num_frames - window_frames))
+    last = min(first + window_frames, num_frames)
+    return Window(first, last, kept, num_frames if last == num_frames else last - context_frames)
+
+
+def window_sizes(upstream: Upstream, windows: WindowConfig) -> tuple[int, int]:
+    """Frames of a window, and of the context that it gives up on either side."""
+    frame_rate_hz = upstream.sampling_rate / upstream.hop_samples
+    frames = upstream.num_frames(int(windows.window_s * upstream.sampling_rate))
+    return frames, round(windows.overlap_s / 2 * frame_rate_hz)
 
 
 def extract_long(
@@ -90,20 +101,26 @@ def extract_long(
         ConfigError: `read` gives another number of samples than asked.
         OutOfMemory: a window does not fit in the device's memory.
     """
-    frame_rate_hz = upstream.sampling_rate / upstream.hop_samples
-    window_frames = upstream.num_frames(int(windows.window_s * upstream.sampling_rate))
+    window_frames, context_frames = window_sizes(upstream, windows)
     num_frames = upstream.num_frames(num_samples)
     if num_frames <= window_frames:
         yield 0, extract_one(upstream, _span(read, 0, num_samples), layers)
         return
     chunks = _chunks(read, num_samples, window_frames * upstream.hop_samples)
     statistics = upstream.statistics(chunks)
-    for window in plan_windows(num_frames, window_frames, round(windows.overlap_s / 2 * frame_rate_hz)):
-        start = window.first * upstream.hop_samples
-        stop = (window.last - 1) * upstream.hop_samples + upstream.min_samples
-        features = extract_one(upstream, _span(read, start, stop), layers, statistics)
-        kept = slice(window.keep_from - window.first, window.keep_to - window.first)
-        yield window.keep_from, {layer: frames[kept] for layer, frames in features.items()}
+    for window in plan_windows(num_frames, window_frames, context_frames):
+        yield window.keep_from, extract_window(upstream, read, window, layers, statistics)
+
+
+def extract_window(
+    upstream: Upstream, read: Read, window: Window, layers: Sequence[int], statistics: torch.Tensor
+) -> Features:
+    """The frames of one window that are used."""
+    start = window.first * upstream.hop_samples
+    stop = (window.last - 1) * upstream.hop_samples + upstream.min_samples
+    features = extract_one(upstream, _span(read, start, stop), layers, statistics)
+    kept = slice(window.keep_from - window.first, window.keep_to - window.first)
+    return {layer: frames[kept] for layer, frames in features.items()}
 
 
 def extract_samples(
