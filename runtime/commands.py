@@ -14,6 +14,7 @@ COMMANDS = {
     "distill": ("voxtok.tokenize.distill", "SSL model -> a small one that imitates it (DistilHuBERT)"),
     "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + k-means codebook)"),
     "encode": ("voxtok.tokenize.encode", "cuts or audio files -> tokens"),
+    "bpe": ("voxtok.tokenize.bpe", "token stores -> subword units: train, encode, decode"),
     "export": ("voxtok.manifests.export", "token store -> text, Kaldi, fairseq, Parquet or flat arrays"),
     "import-codebook": ("voxtok.tokenize.import_codebook", "published k-means file -> tokenizer"),
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
