@@ -109,14 +109,15 @@ class Subwords:
         lengths = self.lengths[chosen]
         ends = np.cumsum(lengths)
         within = np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
-        return self._flat[np.repeat(self._starts[chosen], lengths) + within]
+        codes: Codes = self._flat[np.repeat(self._starts[chosen], lengths) + within]
+        return codes
 
     def durations(self, pieces: Pieces, of_tokens: npt.NDArray[Any] | None) -> Pieces:
         """(P,) frames that each piece covers, from those of its tokens; None where a token is a frame.
 
         Worked: pieces 12-7 and 3 of tokens that last 2, 1 and 4 frames cover 3 and 4 frames.
         """
-        lengths = self.lengths[pieces]
+        lengths: Pieces = self.lengths[pieces]
         if of_tokens is None:
             return lengths
         frames = np.concatenate([[0], np.cumsum(of_tokens, dtype=np.int64)])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxtok.manifests.tokens import TokenSequence, smallest_dtype
+from voxtok.manifests.tokens import TokenSequence, concatenate, smallest_dtype, stack_streams
 from voxtok.runtime.errors import ConfigError
 
 
@@ -50,3 +50,43 @@ def test_wrong_shapes_are_refused() -> None:
         TokenSequence(np.zeros((3, 1), dtype=np.int64), 50.0, "f")
     with pytest.raises(ConfigError):
         TokenSequence(np.zeros((3, 1), dtype=np.uint8), 50.0, "f", np.ones(2, dtype=np.uint8))
+
+
+def test_each_stream_merges_by_itself() -> None:
+    """Rows (1, 4) (1, 5) (1, 5): the first stream is one token of 3 frames, the second 4 5 of 1 and 2 frames."""
+    tokens = sequence([[1, 4], [1, 5], [1, 5]], streams=2)
+    first, second = (stream.dedup() for stream in tokens.streams())
+    assert first.codes.tolist() == [[1]] and first.durations is not None and first.durations.tolist() == [3]
+    assert second.codes.tolist() == [[4], [5]] and second.spans().tolist() == [[0, 1], [1, 3]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 3))), st.booleans())
+def test_stacking_undoes_merging_by_stream(rows: list[tuple[int, int, int]], merged: bool) -> None:
+    tokens = sequence([list(row) for row in rows], streams=3)
+    streams = (tokens.dedup() if merged else tokens).streams()
+    assert len(streams) == 3
+    assert np.array_equal(stack_streams([stream.dedup() for stream in streams]).codes, tokens.codes)
+
+
+def test_streams_of_different_utterances_are_not_stacked() -> None:
+    with pytest.raises(ConfigError, match=r"\[2, 1\] frames"):
+        stack_streams([sequence([[1], [1]]).dedup(), sequence([[1]])])
+    with pytest.raises(ConfigError):
+        stack_streams([])
+
+
+def test_spans_of_rows() -> None:
+    """5 5 5 2 2 9: three frames, then two, then one."""
+    tokens = sequence([[5], [5], [5], [2], [2], [9]])
+    assert tokens.spans().tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 6]]
+    assert tokens.dedup().spans().tolist() == [[0, 3], [3, 5], [5, 6]]
+    assert sequence([]).dedup().spans().shape == (0, 2)
+
+
+def test_parts_are_concatenated_as_they_are() -> None:
+    long = sequence([[3]] * 300).dedup()
+    joined = concatenate([sequence([[1], [3]]).dedup(), long])
+    assert joined.codes[:, 0].tolist() == [1, 3, 3]
+    assert joined.durations is not None and joined.durations.tolist() == [1, 1, 300]
+    with pytest.raises(ConfigError):
+        concatenate([sequence([[1]]), sequence([[1]]).dedup()])

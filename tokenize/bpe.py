@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.store import TokenStore
 from voxtok.manifests.subwords import Kind, Subwords, train_subwords
 from voxtok.manifests.tokens import Codes
@@ -142,10 +143,15 @@ def read_subwords(folder: Path | str) -> Subwords:
         ConfigError: it has none.
         CorruptFile: they are damaged, or not those that the folder describes.
     """
-    _, subwords = read_parts(folder, read_description(folder))
+    return _open(folder)[2]
+
+
+def _open(folder: Path | str) -> tuple[dict[str, Any], Codebook, Subwords]:
+    described = read_description(folder)
+    codebook, subwords = read_parts(folder, described)
     if subwords is None:
         raise ConfigError(f"{folder} has no subwords: add them with `voxtok bpe train`")
-    return subwords
+    return described, codebook, subwords
 
 
 def encode_store(store: TokenStore, folder: Path | str, out: Path | str) -> dict[str, Any]:
@@ -159,9 +165,7 @@ def encode_store(store: TokenStore, folder: Path | str, out: Path | str) -> dict
         TokenizerMismatch: the store's tokens are not those that the tokenizer makes pieces of.
     """
     _require_tokens(store)
-    described = read_description(folder)
-    codebook, _ = read_parts(folder, described)
-    subwords = read_subwords(folder)
+    described, codebook, subwords = _open(folder)
     units = fingerprint(config_of(described), described["identity"], codebook, None)
     require_same(units, store.fingerprint, str(store.folder))
     identity: str = described["fingerprint"]

@@ -1,7 +1,8 @@
 """`voxtok quality`: token store -> purity, PNMI, ABX, unit edit distance, usage, bitrate, speaker leakage.
 
 Tokens and alignments come from the store; the SSL model runs only over the utterances drawn for the unit edit distance
-and, where asked, for ABX on its features.
+and, where asked, for ABX on its features. A store with several streams gets a report for each of them, and a table of
+what they cost and say together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,10 @@ from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.meter import AbxResult, Codes, Meter, Scoring, Utterance
 from voxtok.tokenize.metrics import LEAKAGE, PURITY, Report, value_of, written
+from voxtok.tokenize.quantizer import Quantizer, open_quantizer
+from voxtok.tokenize.rate_page import write_rates
 from voxtok.tokenize.report import write_report
+from voxtok.tokenize.stream_meter import Rate, StreamMeter
 from voxtok.tokenize.tokenizer import Tokenizer, read_description, require_same
 from voxtok.tokenize.unit_edit import EncodedPairs, encoded_pairs, unit_edit
 
@@ -36,6 +40,8 @@ class QualityConfig(Scoring):
 
     store: str
     """Token store, of cuts with phone alignments (`supervision.alignment["phone"]`) and speakers."""
+    stream: int | None = None
+    """Stream to measure, from 0; null measures all, each in a folder of its own where there are several."""
     out: str
     """Folder of the report."""
     cuts: str | None = None
@@ -53,45 +59,87 @@ class QualityConfig(Scoring):
 
 
 def measure(config: QualityConfig) -> Report:
-    """Measure a store and return the report that `write_report` writes.
+    """Measure one stream of a store and return the report that `write_report` writes.
 
     Raises:
         TokenizerMismatch: the tokenizer is not the one that made the tokens.
         ManifestError: with `cuts`, an utterance of the store is not among them.
-        ConfigError: a store with several streams.
+        ConfigError: a store with several streams and no `stream`, or one of subword units.
+    """
+    streams = len(TokenStore.open(config.store).info.vocab_sizes)
+    if streams > 1 and config.stream is None:
+        raise ConfigError(f"{config.store} has {streams} streams: say which one with --stream 0 ... {streams - 1}")
+    return measure_streams(config)[0][0]
+
+
+def measure_streams(config: QualityConfig) -> tuple[list[Report], list[Rate]]:
+    """As `measure`, for every stream of a store or for the one that `stream` says.
+
+    Returns:
+        A report a stream; and where all of several streams are measured, what the first of them cost together.
     """
     store = TokenStore.open(config.store)
     folder = Path(config.tokenizer or store.folder / "tokenizer")
     described = read_description(folder)
     require_same(described["fingerprint"], store.fingerprint, config.store)
-    meter = Meter(store.vocab_size, store.frame_rate_hz, config)
+    if described.get("bpe"):
+        raise ConfigError(f"{config.store} holds subword units: measure the store of tokens that they are made of")
+    sizes = store.info.vocab_sizes
+    chosen = _chosen(config, len(sizes))
+    meter = StreamMeter([sizes[stream] for stream in chosen], store.frame_rate_hz, config)
     with Progress("quality", store.summary["duration_s"]) as progress:
         for cut, codes in _utterances(store, config):
-            meter.add(cut, codes)
+            meter.add(cut, codes[:, chosen])
             progress.add(cut.duration)
-    abx = token_abx(meter, Codebook.load(folder / "codebook.safetensors"))
+    codebook = Codebook.load(folder / "codebook.safetensors")
+    quantizer = open_quantizer(codebook, torch.device("cpu"))
+    abx = [token_abx(one, quantizer if len(sizes) == 1 else None) for one in meter.meters]
     pairs: EncodedPairs = {}
     if config.ued_utterances or config.abx_features:
         tokenizer = Tokenizer.load(folder, device=config.device, upstream=config.upstream)
         rate = tokenizer.upstream.sampling_rate
         if config.abx_features:
             features = partial(_features, tokenizer=tokenizer)
-            abx += meter.abx("features", features, ["angular"], tokenizer.upstream.device)
-        some = [utterance.cut for utterance in meter.drawn()[: config.ued_utterances]]
+            found = meter.meters[0].abx("features", features, ["angular"], tokenizer.upstream.device)
+            abx = [one + found for one in abx]
+        some = [utterance.cut for utterance in meter.meters[0].drawn()[: config.ued_utterances]]
         pairs = encoded_pairs(
-            some, tokenizer.upstream, lambda samples: tokenizer.encode(samples, rate).expand().codes[:, 0], config.seed
+            some,
+            tokenizer.upstream,
+            lambda samples: tokenizer.encode(samples, rate).expand().codes[:, chosen],
+            config.seed,
         )
     layers = described["layers"]
     described |= {"layer": layers[0] if len(layers) == 1 else "+".join(map(str, layers))}
-    described |= {"vocab_size": store.vocab_size}
-    return make_report(config.store, {name: described[name] for name in TOKENIZER_FIELDS}, meter, abx, pairs)
+    known = {name: described[name] for name in TOKENIZER_FIELDS if name in described}
+    reports = []
+    for i, stream in enumerate(chosen):
+        mine: EncodedPairs = {name: [(a[:, i], b[:, i]) for a, b in rows] for name, rows in pairs.items()}
+        of_stream = known | {"vocab_size": sizes[stream]} | ({"stream": stream} if len(sizes) > 1 else {})
+        reports.append(make_report(config.store, of_stream, meter.meters[i], abx[i], mine))
+    together = meter.rates(config.store, codebook.kind, quantizer, pairs) if len(chosen) > 1 else []
+    return reports, together
 
 
-def token_abx(meter: Meter, codebook: Codebook) -> list[AbxResult]:
-    """ABX of token numbers, and of the vectors they stand for."""
-    centroids = torch.from_numpy(codebook.centroids)
+def _chosen(config: QualityConfig, streams: int) -> list[int]:
+    """The streams to measure."""
+    if config.stream is None:
+        return list(range(streams))
+    if not 0 <= config.stream < streams:
+        raise ConfigError(f"{config.store} has no stream {config.stream}: there are 0 ... {streams - 1}")
+    return [config.stream]
+
+
+def token_abx(meter: Meter, quantizer: Quantizer | None, device: torch.device | str = "cpu") -> list[AbxResult]:
+    """ABX of token numbers, and of the vectors they stand for where the quantizer has this stream only."""
     found = meter.abx("tokens", _tokens, ["edit", "identical"])
-    return found + meter.abx("centroids", lambda utterance: centroids[_tokens(utterance)], ["angular"])
+    if quantizer is None:
+        return found
+
+    def vectors(utterance: Utterance) -> torch.Tensor:
+        return quantizer.decode(_tokens(utterance)[:, None].to(device)).cpu()
+
+    return found + meter.abx("centroids", vectors, ["angular"])
 
 
 def make_report(
@@ -111,12 +159,12 @@ def make_report(
 
 
 def _utterances(store: TokenStore, config: QualityConfig) -> Iterator[tuple[Cut, Codes]]:
-    """Every utterance's cut, of `config.cuts` where given, and its (frames,) tokens before dedup."""
+    """Every utterance's cut, of `config.cuts` where given, and its (frames, streams) tokens before dedup."""
     known = {cut.id: cut for cut in load_cuts(config.cuts)} if config.cuts else None
     for cut, tokens in store:
         if known is not None and cut.id not in known:
             raise ManifestError(f"{config.cuts} has no cut {cut.id}, which {config.store} has tokens of")
-        yield known[cut.id] if known is not None else cut, tokens.expand().codes[:, 0]
+        yield known[cut.id] if known is not None else cut, tokens.expand().codes
 
 
 def _tokens(utterance: Utterance) -> torch.Tensor:
@@ -135,11 +183,21 @@ def _features(utterance: Utterance, tokenizer: Tokenizer) -> torch.Tensor:
 def main(argv: Sequence[str]) -> int:
     """The command `voxtok quality`."""
     config = parse(QualityConfig, argv, "voxtok quality")
-    report = measure(config)
-    write_report(report, config.out)
+    reports, together = measure_streams(config)
+    for stream, report in enumerate(reports):
+        folder = Path(config.out) / f"stream{stream}" if len(reports) > 1 else Path(config.out)
+        write_report(report, folder)
+        print(summary(report), f"-> {folder}/quality.html")
+    if together:
+        write_rates(together, {"store": config.store}, config.out, "streams")
+        print(f"{len(reports)} streams, {together[-1].bitrate_bps:.0f} bit/s together -> {config.out}/streams.html")
+    return 0
+
+
+def summary(report: Report) -> str:
+    """One line for the terminal."""
     found = [
         f"{metric.title} {written(metric.form, value_of(report, metric.path))}" for metric in (*PURITY[:2], *LEAKAGE)
     ]
     found += [f"ABX {row['speakers']} {written('{:.1%}', row['score']['error'])}" for row in report["abx"][:2]]
-    print(", ".join(found), f"-> {config.out}/quality.html")
-    return 0
+    return ", ".join(found)

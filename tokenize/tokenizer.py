@@ -182,7 +182,7 @@ class Tokenizer:
             ConfigError: another number of streams, or a token that the codebook does not have.
         """
         wanted = torch.from_numpy(codes.astype(np.int64))
-        check_codes(wanted, self.quantizer.vocab_sizes)
+        check_codes(wanted, self.quantizer.vocab_sizes, fewer=self.codebook.kind == "rvq")  # a prefix is coarser
         vectors: npt.NDArray[np.float32] = self.quantizer.decode(wanted.to(self.upstream.device)).cpu().numpy()
         return vectors
 
@@ -193,7 +193,7 @@ class Tokenizer:
 
     def _mono(self, samples: npt.ArrayLike, sampling_rate: int) -> npt.NDArray[np.float32]:
         averaged = torch.from_numpy(mono(samples))
-        resampled = torchaudio.functional.resample(averaged, sampling_rate, self.upstream.sampling_rate)
+        resampled: torch.Tensor = torchaudio.functional.resample(averaged, sampling_rate, self.upstream.sampling_rate)
         if len(resampled) < self.upstream.min_samples:
             raise ConfigError(f"{len(resampled)} samples are too short: one frame needs {self.upstream.min_samples}")
         return resampled.numpy()
