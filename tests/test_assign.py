@@ -37,7 +37,7 @@ def test_worked_example() -> None:
     """On a line with centroids 0 and 10, the frame 4 is nearer 0, 6 nearer 10, and 5 is as near: the lowest wins."""
     assigner = Assigner(torch.tensor([[0.0], [10.0]]), CPU)
     assert assigner.labels(torch.tensor([[4.0], [5.0], [6.0]])).tolist() == [0, 0, 1]
-    assert assigner.squared_distances(torch.tensor([[4.0], [6.0]]), torch.tensor([0, 1])).tolist() == [16, 16]
+    assert assigner.nearest(torch.tensor([[4.0], [7.0]]))[1].tolist() == [16, 9]
 
 
 @pytest.mark.parametrize("make", [structured_frames, gaussian_frames])
@@ -70,6 +70,8 @@ def test_structured_frames_are_pruned_and_exact(bound_type: str) -> None:
     labels = assigner.labels(frames)
     assert assigner._bounds is not None
     assert torch.equal(labels, direct_labels(frames, centroids))
+    distances = (frames.double() - centroids[labels].double()).square().sum(1)
+    torch.testing.assert_close(assigner.nearest(frames)[1].double(), distances, rtol=1e-4, atol=1e-3)
 
 
 def test_structureless_frames_are_scored_in_full() -> None:

@@ -72,21 +72,21 @@ class Assigner:
         Raises:
             ConfigError: frames of another width, or not finite.
         """
+        return self.nearest(frames)[0]
+
+    def nearest(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `labels`, and the squared distances (N,) float32, to rounding relative to the spread of the frames."""
         if frames.ndim != 2 or frames.shape[1] != self.centroids.shape[1]:
             raise ConfigError(f"frames are (N, {self.centroids.shape[1]}), not {tuple(frames.shape)}")
         labels = torch.empty(len(frames), dtype=torch.int64, device=self.device)
+        distances = torch.empty(len(frames), dtype=torch.float32, device=self.device)
         for start in range(0, len(frames), self.block_frames):
             block = slice(start, start + self.block_frames)
-            labels[block] = self._labels_of_block(frames[block].to(device=self.device, dtype=torch.float32), start)
-        return labels
+            given = frames[block].to(device=self.device, dtype=torch.float32)
+            labels[block], distances[block] = self._nearest_of_block(given, start)
+        return labels, distances
 
-    def squared_distances(self, frames: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Squared distances of (N, D) float32 frames to the centroids of their labels: (N,) float32."""
-        offsets = self.centroids.index_select(0, labels).sub_(frames)
-        distances: torch.Tensor = torch.linalg.vector_norm(offsets, dim=1)
-        return distances.square_()
-
-    def _labels_of_block(self, given: torch.Tensor, start: int) -> torch.Tensor:
+    def _nearest_of_block(self, given: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         frames = given - self._offset
         norms = torch.linalg.vector_norm(frames, dim=1)
         if not torch.isfinite(norms).all():
@@ -99,31 +99,29 @@ class Assigner:
         margin = (norms + self._largest) * self._largest * (frames.shape[1] + 8) * 2**-22
         if self._bounds is None:
             scores = torch.addmm(self._bias, frames, self._centred.T)
-            rows, columns = _true_pairs(scores >= (scores.amax(1) - margin)[:, None])
+            best = scores.amax(1)
+            rows, columns = _pairs_reaching(scores, best - margin)
         else:
-            rows, columns = self._pruned(self._bounds, frames, norms, margin)
+            rows, columns, best = self._pruned(self._bounds, frames, norms, margin)
         counts = torch.bincount(rows, minlength=len(frames))
-        best = columns[counts.cumsum(0) - counts]
+        chosen = columns[counts.cumsum(0) - counts]
         if len(rows) > len(frames):
             tied = (counts > 1)[rows]
-            best[counts > 1] = self._settle(given, rows[tied], columns[tied])
-        return self._first[best]
+            chosen[counts > 1] = self._settle(given, rows[tied], columns[tied])
+        return self._first[chosen], (norms.square_() - 2 * best).clamp_(min=0)
 
     def _pruned(
         self, bounds: ScoreBounds, frames: torch.Tensor, norms: torch.Tensor, margin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pairs of frame and centroid that may be nearest, by rows."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pairs of frame and centroid that may be nearest, by rows, and the best score of each frame."""
         upper = bounds.of(frames, norms).add_(self._bias)
         guess = torch.from_numpy(upper.numpy().argmax(1))  # NumPy's is several times faster than torch's
-        everyone = torch.arange(len(frames))
-        reached = self._scores(frames, everyone, guess) - margin
-        may_win = upper >= reached[:, None]
-        may_win[everyone, guess] = True
-        rows, columns = _true_pairs(may_win)
+        reached = self._scores(frames, torch.arange(len(frames)), guess) - margin
+        rows, columns = _pairs_reaching(upper, reached.minimum(upper.gather(1, guess[:, None])[:, 0]))
         scores = self._scores(frames, rows, columns)
         best = torch.full_like(norms, -math.inf).scatter_reduce_(0, rows, scores, "amax")
         near = scores >= (best - margin)[rows]
-        return rows[near], columns[near]
+        return rows[near], columns[near], best
 
     def _scores(self, frames: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Exact scores of pairs given by ascending rows: (P,) float32."""
@@ -161,14 +159,15 @@ def _first_of_equals(centroids: torch.Tensor) -> torch.Tensor:
     return torch.tensor(list(seen.values()), dtype=torch.int64)
 
 
-def _true_pairs(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of the true elements, in order."""
-    if mask.device.type != "cpu":
-        rows, columns = mask.nonzero(as_tuple=True)
+def _pairs_reaching(scores: torch.Tensor, floors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns, in order, where (N, K) scores are at least the floor (N,) of their row."""
+    if scores.device.type != "cpu":
+        rows, columns = (scores >= floors[:, None]).nonzero(as_tuple=True)
         return rows, columns
-    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's
-    rows = flat // mask.shape[1]
-    return rows, flat - rows * mask.shape[1]
+    # NumPy compares and searches several times faster than torch.
+    flat = torch.from_numpy(np.flatnonzero(scores.numpy() >= floors.numpy()[:, None]))
+    rows = flat // scores.shape[1]
+    return rows, flat - rows * scores.shape[1]
 
 
 @functools.cache

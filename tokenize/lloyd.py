@@ -1,4 +1,4 @@
-"""One Lloyd step over a stream of frames, on any number of ranks: labels, sums, means, repair of empty clusters."""
+"""One Lloyd step: labels, sums and means of clusters, over a stream on any number of ranks or an array in memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +11,10 @@ from voxtok.tokenize.frames import Chunk
 
 FARTHEST = 64
 """Most empty clusters that one step repairs."""
+ADDED_FRAMES = 256
+"""Frames that are widened to float64 at a time, in the caches."""
+BLOCK_SCORES = 1 << 19
+"""Scores of a block in memory: 2 MB."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,6 @@ class Tally:
     counts: torch.Tensor  # (K,) int64
     errors: torch.Tensor  # (K,) float64, sums of squared distances
     farthest: torch.Tensor  # (m, D) float32, the frames farthest from their centroids, farthest first
-    labels: torch.Tensor | None  # (n,) int64 of this rank's frames, if asked for
 
     @property
     def num_frames(self) -> int:
@@ -47,33 +50,76 @@ class Tally:
         return means
 
 
-def tally(chunks: Iterable[Chunk], assigner: Assigner, ranks: Ranks, keep_labels: bool = False) -> Tally:
-    """Label all frames of all ranks and add them up by cluster.
+def tally(chunks: Iterable[Chunk], assigner: Assigner, ranks: Ranks) -> Tally:
+    """Label all frames of all ranks exactly and add them up by cluster.
 
     Raises:
         ConfigError: a frame is not finite.
     """
     centroids, device = assigner.centroids, assigner.device
-    count, width = centroids.shape
-    sums = torch.zeros(count, width, dtype=torch.float64, device=device)
-    counts = torch.zeros(count, dtype=torch.int64, device=device)
-    errors = torch.zeros(count, dtype=torch.float64, device=device)
-    far = _Farthest(width, device)
-    kept: list[torch.Tensor] = []
+    sums, counts, errors = _zeros(centroids)
+    far = _Farthest(centroids.shape[1], device)
     for chunk in chunks:
         for start in range(0, len(chunk), assigner.block_frames):
             frames = chunk.frames[start : start + assigner.block_frames].to(device=device, dtype=torch.float32)
-            labels = assigner.labels(frames)
-            distances = assigner.squared_distances(frames, labels)
-            sums.index_add_(0, labels, frames.double())
-            counts += torch.bincount(labels, minlength=count)
+            labels, distances = assigner.nearest(frames)
+            _add(sums, frames, labels)
+            counts += torch.bincount(labels, minlength=len(centroids))
             errors.index_add_(0, labels, distances.double())
             far.add(frames, distances)
-            if keep_labels:
-                kept.append(labels)
     for total in (sums, counts, errors):
         ranks.all_reduce(total)
-    return Tally(centroids, sums, counts, errors, far.gathered(ranks), torch.cat(kept) if kept else None)
+    return Tally(centroids, sums, counts, errors, far.gathered(ranks))
+
+
+def tally_array(frames: torch.Tensor, squares: torch.Tensor, centroids: torch.Tensor) -> tuple[Tally, torch.Tensor]:
+    """As `tally`, but near ties fall as float32 scores have them: for steps on the way.
+
+    Args:
+        frames: (n, D) float32 around the origin.
+        squares: (n,) their squared norms.
+        centroids: (K, D) float32.
+
+    Returns:
+        The tally, and the labels (n,) int64.
+    """
+    bias, across = centroids.square().sum(1) / -2, centroids.T.contiguous()
+    labels = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
+    best = torch.empty_like(squares)
+    step = max(64, BLOCK_SCORES // len(centroids)) if frames.device.type == "cpu" else 1 << 16
+    for start in range(0, len(frames), step):
+        block = slice(start, start + step)
+        scores = torch.addmm(bias, frames[block], across)
+        labels[block] = _argmax(scores)
+        best[block] = scores.gather(1, labels[block, None])[:, 0]
+    distances = (squares - 2 * best).clamp_(min=0)
+    sums, counts, errors = _zeros(centroids)
+    _add(sums, frames, labels)
+    counts += torch.bincount(labels, minlength=len(centroids))
+    errors.index_add_(0, labels, distances.double())
+    far = _Farthest(frames.shape[1], frames.device)
+    far.add(frames, distances)
+    return Tally(centroids, sums, counts, errors, far.gathered(Ranks())), labels
+
+
+def _argmax(scores: torch.Tensor) -> torch.Tensor:
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmax(1))  # several times faster than torch's
+    return scores.argmax(1)
+
+
+def _zeros(centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums, counts and errors of no frames."""
+    count = len(centroids)
+    sums = torch.zeros_like(centroids, dtype=torch.float64)
+    return sums, sums.new_zeros(count, dtype=torch.int64), sums.new_zeros(count)
+
+
+def _add(sums: torch.Tensor, frames: torch.Tensor, labels: torch.Tensor) -> None:
+    step = ADDED_FRAMES if frames.device.type == "cpu" else len(frames)
+    for start in range(0, len(frames), max(step, 1)):
+        block = slice(start, start + step)
+        sums.index_add_(0, labels[block], frames[block].double())
 
 
 class _Farthest:
@@ -87,6 +133,7 @@ class _Farthest:
         floor = self.distances[-1] if len(self.distances) == FARTHEST else 0.0
         beyond = (distances > floor).nonzero()[:, 0]
         if len(beyond):
+            beyond = beyond[distances[beyond].argsort(descending=True, stable=True)[:FARTHEST]]
             self._keep(torch.cat([self.frames, frames[beyond]]), torch.cat([self.distances, distances[beyond]]))
 
     def _keep(self, frames: torch.Tensor, distances: torch.Tensor) -> None:

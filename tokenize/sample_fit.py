@@ -15,11 +15,11 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.tokenize.assign import Assigner
 from voxtok.tokenize.frames import CHUNK_FRAMES, Chunk
 from voxtok.tokenize.kmeans_state import KMeansConfig, State
-from voxtok.tokenize.lloyd import Tally, tally
+from voxtok.tokenize.lloyd import Tally, tally, tally_array
 from voxtok.tokenize.seeding import greedy_seeds
 from voxtok.tokenize.split_merge import exchange
 
-COMPONENTS = 256
+COMPONENTS = 128
 """Principal components that the steps before `polish` see."""
 SEED_COMPONENTS = 32
 """Those that seeding sees."""
@@ -58,7 +58,8 @@ class SampleFit:
         self._components = directions[:, :COMPONENTS].contiguous()  # (D, C)
         self._projected = torch.empty(len(frames), self._components.shape[1], device=device)  # (n, C)
         self._outside = self._project()
-        self._latest: Tally | None = None
+        self._squares = self._projected.square().sum(1)  # (n,)
+        self._latest: tuple[Tally, torch.Tensor] | None = None
 
     def _project(self) -> float:
         """Fill in the projected frames; returns the mean squared distance to them, which components cannot lower."""
@@ -86,13 +87,12 @@ class SampleFit:
         """One restart: the best of them goes on."""
         config = self._config
         generator = torch.Generator(self._device).manual_seed(_seed_of(config.seed, state.iteration))
-        candidates = self._share(SEED_SHARE)[:, :SEED_COMPONENTS]
+        candidates = self._projected[: self._count(SEED_SHARE), :SEED_COMPONENTS]
         centroids = self._projected[greedy_seeds(candidates, config.vocab_size, generator)]
         for share, most in SEED_LLOYD:
-            frames = self._share(share)
             before = math.inf
             for _ in range(most):
-                result = self._tally(frames, centroids)
+                result, _ = self._tally(share, centroids)
                 if before - result.inertia < LLOYD_TOLERANCE * result.inertia:
                     break
                 before, centroids = result.inertia, result.repaired_means()
@@ -105,28 +105,28 @@ class SampleFit:
 
     def _exchange(self, state: State) -> State:
         """Exchange some centroids, settle them by a Lloyd step, and keep that if it is better."""
-        frames = self._share(EXCHANGE_SHARE)
-        now = self._latest
-        if now is None or now.centroids is not state.centroids:
-            now = self._tally(frames, state.centroids, keep_labels=True)
         if state.iteration == self._config.exchanges or self._config.vocab_size < 3:
             return state.entering("sample")
-        moved, done = exchange(frames, now, state.budget)
-        settled = self._tally(frames, moved).repaired_means()
-        after = self._tally(frames, settled, keep_labels=True)
-        gain = now.inertia - after.inertia
-        better, worse = (after, now) if gain > 0 else (now, after)
-        self._latest = better
+        latest = self._latest
+        if latest is None or latest[0].centroids is not state.centroids:
+            latest = self._tally(EXCHANGE_SHARE, state.centroids)
+        now, labels = latest
+        moved, done = exchange(self._projected[: len(labels)], labels, now, state.budget)
+        settled = self._tally(EXCHANGE_SHARE, moved)[0].repaired_means()
+        after = self._tally(EXCHANGE_SHARE, settled)
+        gain = now.inertia - after[0].inertia
+        self._latest = after if gain > 0 else latest
+        better = self._latest[0]
         budget = state.budget if gain > 0 else state.budget // 2
         state = state.noted(better.num_frames, better.inertia + self._outside)
         state = replace(state, centroids=better.centroids, budget=budget)
-        if not done or not budget or 0 < gain < EXCHANGE_TOLERANCE * worse.inertia:
+        if not done or not budget or 0 < gain < EXCHANGE_TOLERANCE * better.inertia:
             return state.entering("sample")
         return state
 
     def _sample(self, state: State) -> State:
         """A Lloyd step among components; the last one leaves them."""
-        result = self._tally(self._projected, state.centroids)
+        result, _ = self._tally(1.0, state.centroids)
         settled = _settled(state, result)
         state = state.noted(result.num_frames, result.inertia + self._outside)
         state = replace(state, centroids=result.repaired_means(), inertia=result.inertia)
@@ -136,17 +136,19 @@ class SampleFit:
 
     def _polish(self, state: State) -> State:
         """A Lloyd step of whole frames."""
-        result = self._tally(self._frames, state.centroids)
+        result = tally(_chunks(self._frames), Assigner(state.centroids, self._device), Ranks())
         settled = _settled(state, result)
         state = state.noted(result.num_frames, result.inertia)
         state = replace(state, centroids=result.repaired_means(), sizes=result.counts, inertia=result.inertia)
         return state.entering("pass") if settled else state
 
-    def _share(self, share: float) -> torch.Tensor:
-        return self._projected[: max(self._config.vocab_size, math.ceil(share * len(self._projected)))]
+    def _tally(self, share: float, centroids: torch.Tensor) -> tuple[Tally, torch.Tensor]:
+        """Of a share of the sample, among components."""
+        count = self._count(share)
+        return tally_array(self._projected[:count], self._squares[:count], centroids)
 
-    def _tally(self, frames: torch.Tensor, centroids: torch.Tensor, keep_labels: bool = False) -> Tally:
-        return tally(_chunks(frames), Assigner(centroids, self._device), Ranks(), keep_labels=keep_labels)
+    def _count(self, share: float) -> int:
+        return min(len(self._projected), max(self._config.vocab_size, math.ceil(share * len(self._projected))))
 
 
 def _settled(state: State, result: Tally) -> bool:

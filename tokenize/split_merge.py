@@ -27,20 +27,20 @@ class _Splits:
     right: torch.Tensor  # (m, D)
 
 
-def exchange(frames: torch.Tensor, tally: Tally, most: int) -> tuple[torch.Tensor, int]:
+def exchange(frames: torch.Tensor, labels: torch.Tensor, tally: Tally, most: int) -> tuple[torch.Tensor, int]:
     """Free up to `most` centroids by merging, and split as many clusters; no cluster takes part twice.
 
     Args:
         frames: (n, D) float32.
-        tally: of the same frames, with labels.
+        labels: (n,) int64 of the frames.
+        tally: of the same frames and labels.
         most: exchanges to make.
 
     Returns:
         (K, D) float32 centroids, and how many exchanges were worth it.
     """
-    assert tally.labels is not None
     means = tally.means()
-    splits = _split(frames, tally.labels, means, tally.errors.argsort(descending=True, stable=True)[: 3 * most])
+    splits = _split(frames, labels, means, tally.errors.argsort(descending=True, stable=True)[: 3 * most])
     costs, partners = _merge_costs(means, tally.counts)
     centroids = means.clone()
     counts = tally.counts.double()
