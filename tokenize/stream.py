@@ -25,7 +25,7 @@ class TokenStream:
     """Tokens of one recording as it comes; `Tokenizer.stream` makes one.
 
     Example:
-        stream = tokenizer.stream()
+        stream = tokenizer.stream(sampling_rate=16000)
         for chunk in microphone:
             send(stream.push(chunk))
         send(stream.finish())

@@ -169,10 +169,19 @@ class Tokenizer:
         small = codes.astype(smallest_dtype(max(self.quantizer.vocab_sizes)))
         return TokenSequence(small, self.frame_rate_hz, self.fingerprint)
 
-    def stream(self) -> "TokenStream":
-        """Encode audio as it comes, in chunks at the upstream's rate; see `TokenStream`, and for what it refuses."""
+    def stream(self, *, sampling_rate: int) -> "TokenStream":
+        """Encode audio as it comes, in chunks; see `TokenStream`, also for what cannot be streamed.
+
+        Raises:
+            ConfigError: another sampling rate than the upstream's: a stream is not resampled.
+        """
         from voxtok.tokenize.stream import TokenStream
 
+        if sampling_rate != self.upstream.sampling_rate:
+            raise ConfigError(
+                f"a stream of {sampling_rate} Hz must be resampled to {self.upstream.sampling_rate} Hz as it comes: "
+                "only whole recordings are resampled here"
+            )
         return TokenStream(self)
 
     def centroids(self, codes: Codes) -> npt.NDArray[np.float32]:
