@@ -42,7 +42,7 @@ def quality_page(report: Report) -> str:
     frames = report["purity"]["frames"] if report["purity"] else 0
     body = [
         "<h1>Token quality</h1>",
-        f'<p class="soft">{escape(str(tokenizer["upstream"]))}, layer {tokenizer["layer"]}, '
+        f'<p class="soft">{escape(str(tokenizer["upstream"]))}, layer {tokenizer["layer"]}, {_stream(tokenizer)}'
         f"{tokenizer['vocab_size']} tokens, {tokenizer['frame_rate_hz']:g} Hz, "
         f"tokenizer <code>{escape(tokenizer['fingerprint'][:12])}</code><br>"
         f"{report['utterances']} utterances, {report['duration_s'] / 3600:.2f} h, from "
@@ -177,6 +177,10 @@ def _leakage(report: Report) -> str:
         f"{found['left_out']} utterances of speakers with no other are left out.</p>"
     )
     return text + metric_table([row_of(report, metric) for metric in LEAKAGE])
+
+
+def _stream(tokenizer: dict[str, Any]) -> str:
+    return f"stream {tokenizer['stream']}, " if "stream" in tokenizer else ""
 
 
 def _setting(value: Any) -> str:

@@ -205,7 +205,9 @@ def score_all(
         described = {"fingerprint": tokenizer.fingerprint, **asdict(tokenizer.config)}
         described |= {"layer": tokenizer.config.layers[0], "vocab_size": tokenizer.vocab_sizes[0]}
         described["frame_rate_hz"] = tokenizer.frame_rate_hz
-        report = make_report(config.heldout_cuts, described, meter, token_abx(meter, tokenizer.codebook), mine)
+        report = make_report(
+            config.heldout_cuts, described, meter, token_abx(meter, tokenizer.quantizer, upstream.device), mine
+        )
         write_report(report, folder_of(config, tokenizer))
         reports.append(report)
     return reports

@@ -95,7 +95,7 @@ def sweep_page(rows: Sequence[Summary], settings: dict[str, Any]) -> str:
         "vocabulary whatever it has learnt. Each combination's own page lies in its folder.</p>",
         _table(measured, rows),
         "<h2>What the columns say</h2>",
-        "<ul>" + "".join(f"<li>{_sentence(column)}</li>" for column in measured) + "</ul>",
+        "<ul>" + "".join(f"<li>{sentence(column)}</li>" for column in measured) + "</ul>",
     ]
     return document("Layers and vocabulary sizes", body)
 
@@ -135,6 +135,7 @@ def _best(column: Column, rows: Sequence[Summary]) -> float | None:
     return max(values) if column.better == "higher" else min(values)
 
 
-def _sentence(column: Column) -> str:
+def sentence(column: Column) -> str:
+    """What a column says and which way is better, as HTML."""
     direction = f' <span class="better">{column.better} is better</span>' if column.better else ""
     return f"<b>{escape(column.title)}</b>: {escape(column.says)}.{direction}"
