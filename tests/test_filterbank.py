@@ -110,3 +110,24 @@ def test_cuda_equals_the_cpu(name: str) -> None:
     waveform = noise(400_000)
     got = frames_of(load_filterbank(name, torch.device("cuda")), waveform).cpu()
     torch.testing.assert_close(got, frames_of(load_filterbank(name, CPU), waveform), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(("name", "plain", "static"), [("mfcc-cmn", "mfcc", 13), ("logmel-cmn", "logmel", 80)])
+def test_the_mean_of_loud_frames_is_subtracted(name: str, plain: str, static: int) -> None:
+    """Weighted by each window's RMS, by the definition; differences over time stay as they are."""
+    waveform = torch.randn(8000, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.01, 0.3, 8000)
+    frames, found = (frames_of(load_filterbank(which, CPU), waveform) for which in (plain, name))
+    windows = [waveform[160 * i : 160 * i + 400] for i in range(len(frames))]
+    weights = [float((window - window.mean()).square().mean().sqrt()) for window in windows]
+    mean = sum(weight * frame for weight, frame in zip(weights, frames, strict=True)) / sum(weights)
+    torch.testing.assert_close(found[:, :static], frames[:, :static] - mean[:static], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found[:, static:], frames[:, static:], rtol=1e-3, atol=1e-3)
+
+
+def test_the_mean_of_a_recording_is_that_of_its_chunks() -> None:
+    waveform = torch.randn(8000, generator=torch.Generator().manual_seed(0)) * 0.1
+    bank = load_filterbank("mfcc-cmn", CPU)
+    sums = bank.statistics(iter(waveform.split(777)))
+    torch.testing.assert_close(sums, bank.statistics([waveform]))
+    window, _ = bank.extract(waveform[None, 1600:4800], torch.tensor([3200]), [0], [sums])
+    torch.testing.assert_close(window[0][0, 4:10], frames_of(bank, waveform)[14:20], rtol=1e-4, atol=1e-3)

@@ -26,7 +26,8 @@ def load_upstream(
     Args:
         name: "mfcc", "logmel", or either with "-cmn"; "mini", the model that is installed with voxtok; a folder that
             `save_pretrained` wrote; a hub id such as "facebook/hubert-base-ls960", with "@revision" if wanted; or
-            "torchaudio:HUBERT_BASE", with "=path" for a checkpoint file of one's own.
+            "torchaudio:HUBERT_BASE", with "=path" for a checkpoint file of one's own. "pooled:" before any of these
+            takes means of segments.
         device: where it computes.
         dtype: of weights and activations.
         normalization: of the waveform; "checkpoint" does what its preprocessor does. kNN-VC's features need "none".
@@ -59,6 +60,10 @@ def _load(
         from voxtok.tokenize.filterbank import load_filterbank
 
         return load_filterbank(name, device)
+    if name.startswith("pooled:"):
+        from voxtok.tokenize.pooled import Pooled
+
+        return Pooled(_load(name.removeprefix("pooled:"), device, dtype, normalization, max_layer))
     if name.startswith("torchaudio:"):
         from voxtok.tokenize.torchaudio_bundle import load_bundle
 
@@ -103,8 +108,12 @@ def load_checkpoint(
             return whisper.load(
                 checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer
             )
+        case "encodec" | "dac" | "mimi":
+            from voxtok.tokenize import codec
+
+            return codec.load(checkpoint, device=device, dtype=dtype, normalization=normalization, max_layer=max_layer)
         case other:
             raise ConfigError(
                 f"{checkpoint.name}: models of type {other!r} are not known; known are hubert, wavlm, wav2vec2,"
-                " data2vec-audio, unispeech, unispeech-sat, wav2vec2-bert and whisper"
+                " data2vec-audio, unispeech, unispeech-sat, wav2vec2-bert, whisper, encodec, dac and mimi"
             )
