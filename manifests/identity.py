@@ -5,21 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from lhotse.array import Array, TemporalArray
-from lhotse.cut import Cut, MonoCut, MultiCut
+from lhotse.cut import Cut, MixedCut, MonoCut, MultiCut
 from lhotse.shar.utils import to_shar_placeholder
 from lhotse.utils import fastcopy
-
-from voxtok.runtime.errors import ManifestError
 
 
 def bare(cut: Cut) -> Cut:
     """The cut without arrays and without audio bytes: what can be written as JSON and read beside the tokens.
 
-    Raises:
-        ManifestError: a mixed or padded cut, which has no recording of its own to point at.
+    A mixed or padded cut has no recording of its own: what is left of it are its name, duration and supervisions.
     """
     if not isinstance(cut, MonoCut | MultiCut):
-        raise ManifestError(f"{cut.id}: a {type(cut).__name__} has no single recording: save its audio first")
+        return MonoCut(id=cut.id, start=0, duration=cut.duration, channel=0, supervisions=cut.supervisions)
     recording = cut.recording
     if recording is not None and any(source.type == "memory" for source in recording.sources):
         recording = to_shar_placeholder(recording)
@@ -31,8 +28,11 @@ def bare(cut: Cut) -> Cut:
 
 def inputs_of(cut: Cut) -> Any:
     """The cut as JSON, with the size and time of change of its files, or the hash of audio held in memory."""
+    if isinstance(cut, MixedCut):
+        tracks = [[inputs_of(track.cut), track.offset, track.snr] for track in cut.tracks]
+        return [cut.id, tracks, str(cut.transforms)]
     if not isinstance(cut, MonoCut | MultiCut):
-        return cut.id
+        return cut.to_dict()
     return [bare(cut).to_dict(), [_state(source) for source in cut.recording.sources] if cut.has_recording else []]
 
 

@@ -75,7 +75,11 @@ class TokenStore:
         store = cls(Path(folder), info)
         for name in ("shar", "done"):
             (store.folder / name).mkdir(parents=True, exist_ok=True)
-        write_json(store.folder / "store.json", {"format": FORMAT, "version": VERSION, **asdict(info)})
+        described = {"format": FORMAT, "version": VERSION, **asdict(info)}
+        file = store.folder / "store.json"
+        if not file.exists() or read_json(file) != json.loads(json.dumps(described)):
+            store.reopen()
+            write_json(file, described)
         return store
 
     @classmethod
@@ -177,12 +181,25 @@ class TokenStore:
         for field in ("cuts", "tokens", "durations"):
             self.path(field, shard).unlink(missing_ok=True)
 
-    def done(self, shard: int) -> dict[str, Any] | None:
-        """The mark of a finished shard, or None."""
+    def done(self, shard: int, inputs: str) -> dict[str, Any] | None:
+        """The mark of a shard that was finished from these inputs and is still there, or None."""
+        mark = self.mark(shard)
+        if mark is None:
+            return None
+        fields: list[Field] = ["cuts", "tokens", "durations"] if self.info.has_durations else ["cuts", "tokens"]
+        whole = not mark["utterances"] or all(self.path(field, shard).exists() for field in fields)
+        return mark if whole and mark["inputs"] == inputs else None
+
+    def mark(self, shard: int) -> dict[str, Any] | None:
+        """What a finished shard holds: hash of its inputs, counts."""
         if not self._mark(shard).exists():
             return None
         mark: dict[str, Any] = read_json(self._mark(shard))
         return mark
+
+    def reopen(self) -> None:
+        """Mark the store as not finished."""
+        (self.folder / "summary.json").unlink(missing_ok=True)
 
     def rejected(self, shard: int) -> list[dict[str, str]]:
         """What one shard's cuts were rejected for."""
@@ -193,13 +210,15 @@ class TokenStore:
         """Shards of a finished store."""
         return sum(1 for _ in (self.folder / "done").glob("[0-9]*.json"))
 
-    def finish(self, num_shards: int) -> dict[str, Any] | None:
-        """Once every shard is done, merge the rejections and write the summary; None while some are not.
+    def finish(self, inputs: Sequence[str]) -> dict[str, Any] | None:
+        """Once every shard is done from its `inputs`, write the summary; None while some are not.
 
         Any rank may call it and several may at once: all of them write the same bytes.
         """
-        marks = [self.done(shard) for shard in range(num_shards)]
+        num_shards = len(inputs)
+        marks = [self.done(shard, hashed) for shard, hashed in enumerate(inputs)]
         if any(mark is None for mark in marks):
+            self.reopen()
             return None
         self._drop_beyond(num_shards)
         for folder in ("shar", "done"):

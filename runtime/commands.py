@@ -12,12 +12,14 @@ COMMANDS = {
     "check": ("voxtok.manifests.check", "cuts -> what is wrong with their audio"),
     "pretrain": ("voxtok.tokenize.pretrain", "token stores -> SSL model, by masked prediction (HuBERT)"),
     "distill": ("voxtok.tokenize.distill", "SSL model -> a small one that imitates it (DistilHuBERT)"),
-    "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + k-means codebook)"),
+    "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + quantizer)"),
     "encode": ("voxtok.tokenize.encode", "cuts or audio files -> tokens"),
     "bpe": ("voxtok.tokenize.bpe", "token stores -> subword units: train, encode, decode"),
     "export": ("voxtok.manifests.export", "token store -> text, Kaldi, fairseq, Parquet or flat arrays"),
     "import-codebook": ("voxtok.tokenize.import_codebook", "published k-means file -> tokenizer"),
+    "import-codec": ("voxtok.tokenize.import_codec", "neural codec (EnCodec, DAC, Mimi) -> tokenizer"),
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
+    "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
 }
 
@@ -25,7 +27,15 @@ COMMANDS = {
 def usage() -> str:
     """The table of commands."""
     rows = [f"  {name:16} {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: voxtok COMMAND [options]", "", *rows, "", "voxtok COMMAND --help shows the options."])
+    return "\n".join(
+        [
+            "usage: voxtok COMMAND [options]",
+            "",
+            *rows,
+            "",
+            "voxtok COMMAND --help shows the options; --debug shows the traceback of an error.",
+        ]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
         return status
-    except VoxtokError as error:
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except (VoxtokError, OSError) as error:
         if debug:
             raise
         print(f"voxtok {words[0]}: error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
     except KeyboardInterrupt:
         print(f"voxtok {words[0]}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from voxtok.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -68,30 +71,62 @@ class Ranks:
 
 
 def ranks_from_environment() -> Ranks:
-    """RANK and WORLD_SIZE as torchrun or a Slurm array job sets them, without connecting the processes."""
-    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    """RANK and WORLD_SIZE as torchrun or a Slurm array job sets them, without connecting the processes.
+
+    Raises:
+        ConfigError: they are no numbers, or the rank is not one of 0 .. WORLD_SIZE - 1 (its work would never be done).
+    """
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
+        raise ConfigError(f"RANK={rank} is not one of 0 .. WORLD_SIZE-1 with WORLD_SIZE={world_size}: count from 0")
+    return Ranks(int(rank), int(world_size))
 
 
 @contextmanager
 def connected_ranks() -> Iterator[Ranks]:
-    """Join the process group that torchrun describes (NCCL on CUDA, else Gloo); a single process joins nothing."""
+    """Join the process group that torchrun describes (NCCL for CUDA, Gloo for the CPU); a single process joins nothing.
+
+    Raises:
+        ConfigError: WORLD_SIZE is set without the rest of what torchrun sets.
+    """
     ranks = ranks_from_environment()
     if ranks.world_size == 1:
         yield ranks
         return
+    if "MASTER_ADDR" not in os.environ:
+        raise ConfigError("WORLD_SIZE is set, but there is no MASTER_ADDR: start the ranks with torchrun")
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.cuda.set_device(local_device())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # Ranks wait for each other's whole extraction pass: the default of 10 minutes would end real fits.
+    dist.init_process_group(backend, timeout=timedelta(days=1))
     try:
         yield Ranks(ranks.rank, ranks.world_size, connected=True)
     finally:
         dist.destroy_process_group()
 
 
+def local_device() -> torch.device:
+    """This rank's own CUDA device.
+
+    Raises:
+        ConfigError: more processes than devices.
+    """
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"local rank {index} has no device of its own: this machine has {torch.cuda.device_count()}")
+    return torch.device("cuda", index)
+
+
 def pick_device(name: str) -> torch.device:
-    """`auto` is this rank's CUDA device where there is one, else the CPU; any other name is torch's."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    """`auto` is this rank's CUDA device where there is one, else the CPU; any other name is torch's.
+
+    Raises:
+        ConfigError: torch does not know the device, or this machine has none of its kind.
+    """
+    if name == "auto":
+        return local_device() if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -24,7 +24,9 @@ class Progress:
         self._start = self._last_log = time.monotonic()
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
-            layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix} {remaining}"
+            layout = "{desc}: {postfix} {elapsed}"
+            if total_s is not None:
+                layout = "{desc}: {percentage:3.0f}%|{bar}| {postfix} {remaining}"
             self._bar = tqdm(total=total_s, desc=what, bar_format=layout)
 
     def add(self, audio_s: float) -> None:

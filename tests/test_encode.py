@@ -19,7 +19,7 @@ from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.commands import main
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.extract import ExtractConfig
@@ -71,6 +71,37 @@ def test_ranks_give_the_bytes_of_one(world_size: int, corpus: Path, tmp_path: Pa
         summary = encode_corpus(load_cuts(corpus), toy_tokenizer(), tmp_path / "many", shard_size=2, ranks=ranks)
         assert (summary is None) == (rank > 0)
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
+
+
+def test_one_rank_of_two_does_not_finish_a_store_of_another_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    """The other rank's shards are marked done, but with the old tokenizer's tokens."""
+    encode_corpus(load_cuts(corpus), toy_tokenizer(), tmp_path / "s", shard_size=2)
+    other = toy_tokenizer(vocab_size=15)
+    assert encode_corpus(load_cuts(corpus), other, tmp_path / "s", shard_size=2, ranks=Ranks(1, 2)) is None
+    with pytest.raises(CorruptFile, match="has not finished"):
+        TokenStore.open(tmp_path / "s")
+    assert encode_corpus(load_cuts(corpus), other, tmp_path / "s", shard_size=2, ranks=Ranks(0, 2)) is not None
+    encode_corpus(load_cuts(corpus), other, tmp_path / "fresh", shard_size=2)
+    assert tree(tmp_path / "s") == tree(tmp_path / "fresh")
+
+
+def test_a_rank_with_nothing_to_do_reopens_a_store_whose_other_cuts_changed(tmp_path: Path) -> None:
+    cuts = write_toy_corpus(tmp_path / "corpus", [0.5, 0.6])
+    encode_corpus(load_cuts(cuts), toy_tokenizer(), tmp_path / "s", shard_size=1)
+    sf.write(tmp_path / "corpus" / "audio" / "utt000.wav", toy_speech(0.5, seed=7)[0], RATE, subtype="FLOAT")
+    assert encode_corpus(load_cuts(cuts), toy_tokenizer(), tmp_path / "s", shard_size=1, ranks=Ranks(1, 2)) is None
+    with pytest.raises(CorruptFile, match="has not finished"):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_mixed_cuts_are_encoded_and_stored_without_audio(corpus: Path, tmp_path: Path) -> None:
+    first, second = list(load_cuts(corpus))[:2]
+    mixed = first.append(second).pad(duration=2.0).with_id("mixed")
+    encode_corpus([mixed, first], toy_tokenizer(), tmp_path / "s", shard_size=2)
+    found = {cut.id: (cut, tokens) for cut, tokens in TokenStore.open(tmp_path / "s")}
+    cut, tokens = found["mixed"]
+    assert np.array_equal(tokens.codes, toy_tokenizer().encode(read_audio(mixed, RATE), RATE).codes)
+    assert not cut.has_recording and cut.duration == 2.0 and len(cut.supervisions) == 2
 
 
 def test_readers_and_buffers_do_not_change_bytes(corpus: Path, tmp_path: Path) -> None:
@@ -169,6 +200,9 @@ def test_bad_files_are_listed_and_the_rest_is_complete(tmp_path: Path) -> None:
 
 def test_strict_stops_at_the_first_bad_file(tmp_path: Path) -> None:
     cuts, _ = damaged_corpus(tmp_path / "corpus")
+    with pytest.raises(BadAudio, match=r"zero\.wav"):
+        encode_corpus(cuts, toy_tokenizer(), tmp_path / "s", shard_size=2, strict=True)
+    encode_corpus(cuts, toy_tokenizer(), tmp_path / "s", shard_size=2)
     with pytest.raises(BadAudio, match=r"zero\.wav"):
         encode_corpus(cuts, toy_tokenizer(), tmp_path / "s", shard_size=2, strict=True)
 

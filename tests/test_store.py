@@ -39,7 +39,7 @@ def write(folder: Path, cuts: list[Cut], dedup: bool = False, shard_size: int = 
     shards = [cuts[i : i + shard_size] for i in range(0, len(cuts), shard_size)]
     for shard, members in enumerate(shards):
         store.write_shard(shard, [(cut, tokens_of(cut, dedup)) for cut in members], [], inputs="x")
-    store.finish(len(shards))
+    store.finish(["x"] * len(shards))
     return TokenStore.open(folder)
 
 
@@ -89,13 +89,14 @@ def test_an_unfinished_store_cannot_be_read(cuts: list[Cut], tmp_path: Path) -> 
     (tmp_path / "s" / "summary.json").unlink()
     with pytest.raises(CorruptFile, match="has not finished"):
         TokenStore.open(tmp_path / "s")
-    assert store.finish(4) is None
-    assert store.finish(3) is not None
+    assert store.finish(["x"] * 4) is None
+    assert store.finish(["x", "changed", "x"]) is None
+    assert store.finish(["x"] * 3) is not None
 
 
 def test_a_shorter_corpus_leaves_no_old_shards(cuts: list[Cut], tmp_path: Path) -> None:
     store = write(tmp_path / "s", cuts)
-    store.finish(1)
+    store.finish(["x"])
     assert [cut.id for cut, _ in TokenStore.open(tmp_path / "s")] == [cut.id for cut in cuts[:2]]
 
 
@@ -163,7 +164,7 @@ def two_streams(folder: Path, cuts: list[Cut]) -> TokenStore:
     store = TokenStore.create(folder, info)
     codes = np.array([[1, 2], [3, 0]], dtype=np.uint8)
     store.write_shard(0, [(cut, TokenSequence(codes, 50.0, "f")) for cut in cuts], [], inputs="x")
-    store.finish(1)
+    store.finish(["x"])
     return TokenStore.open(folder)
 
 
@@ -177,3 +178,12 @@ def test_several_streams_are_kept_or_refused(cuts: list[Cut], tmp_path: Path) ->
     for action in refuse:
         with pytest.raises(ConfigError, match="stream"):
             action()
+
+
+def test_a_shard_whose_file_is_gone_is_not_done(cuts: list[Cut], tmp_path: Path) -> None:
+    store = write(tmp_path / "s", cuts)
+    store.path("tokens", 1).unlink()
+    assert store.done(1, "x") is None and store.done(0, "x") is not None
+    assert store.finish(["x"] * 3) is None
+    with pytest.raises(CorruptFile, match="has not finished"):
+        TokenStore.open(tmp_path / "s")

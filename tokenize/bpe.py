@@ -172,14 +172,13 @@ def encode_store(store: TokenStore, folder: Path | str, out: Path | str) -> dict
     info = replace(store.info, fingerprint=identity, vocab_sizes=(subwords.vocab_size,), bpe=subwords.sha256)
     target = TokenStore.create(out, info)
     write_folder(target.folder / "tokenizer", described, codebook, subwords)
-    for shard in range(store.num_shards):
-        inputs = sha256([identity, store.done(shard)])
-        mark = target.done(shard)
-        if mark is None or mark["inputs"] != inputs:
-            (target.folder / "summary.json").unlink(missing_ok=True)
+    inputs = [sha256([identity, store.mark(shard)]) for shard in range(store.num_shards)]
+    for shard, hashed in enumerate(inputs):
+        if target.done(shard, hashed) is None:
+            target.reopen()
             encoded = [(cut, subwords.apply(tokens, identity)) for cut, tokens in store.read_shard(shard)]
-            target.write_shard(shard, encoded, store.rejected(shard), inputs)
-    summary = target.finish(store.num_shards)
+            target.write_shard(shard, encoded, store.rejected(shard), hashed)
+    summary = target.finish(inputs)
     assert summary is not None
     return summary
 

@@ -14,7 +14,7 @@ from typing import Any
 from lhotse.cut import Cut
 
 from voxtok.manifests.cuts import load_cuts, unique_cuts
-from voxtok.manifests.identity import bare, inputs_of
+from voxtok.manifests.identity import inputs_of
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence, words
 from voxtok.runtime.config import parse
@@ -93,19 +93,21 @@ def encode_corpus(
     if extraction.windows != tokenizer.config.windows:
         raise ConfigError("extraction.windows must be the tokenizer's, since windows change tokens")
     store = _open_store(tokenizer, Path(out), shard_size)
-    num_shards = 0
+    inputs: list[str] = []
     with Progress("encode", None) as progress:
         for shard, members in enumerate(_shards(cuts, shard_size)):
-            num_shards = shard + 1
+            inputs.append(_inputs_hash(members, tokenizer.fingerprint))
             if shard % ranks.world_size != ranks.rank:
                 continue
-            inputs = _inputs_hash(members, tokenizer.fingerprint)
-            mark = store.done(shard)
-            if mark is None or mark["inputs"] != inputs:
-                (store.folder / "summary.json").unlink(missing_ok=True)
-                _encode_shard(store, shard, members, tokenizer, extraction, strict, inputs)
-            progress.add(sum(cut.duration for cut, _ in members))
-    return store.finish(num_shards)
+            mark = store.done(shard, inputs[shard])
+            if mark is None:
+                store.reopen()
+                _encode_shard(store, shard, members, tokenizer, extraction, strict, inputs[shard])
+                progress.add(sum(cut.duration for cut, _ in members))
+            elif strict and mark["rejected"]:
+                row = store.rejected(shard)[0]
+                raise BadAudio(row["id"], row["reason"], row["detail"])
+    return store.finish(inputs)
 
 
 def _open_store(tokenizer: Tokenizer, out: Path, shard_size: int) -> TokenStore:
@@ -148,32 +150,17 @@ def _encode_shard(
     strict: bool,
     inputs: str,
 ) -> None:
-    usable, rejected = _sort_out(members)
+    usable = [cut for cut, twice in members if twice is None]
+    rejected = [twice for _, twice in members if twice is not None]
     encoded: list[tuple[Cut, TokenSequence]] = []
     for cut, result in extract(usable, tokenizer.upstream, tokenizer.config.layers, tokenizer.quantize, extraction):
         if isinstance(result, BadAudio):
             rejected.append(result)
         else:
             encoded.append((cut, tokenizer.sequence(result.numpy())))
-    if rejected and strict:
-        raise rejected[0]
+        if strict and rejected:
+            raise rejected[0]
     store.write_shard(shard, encoded, [error.row() for error in rejected], inputs)
-
-
-def _sort_out(members: Sequence[tuple[Cut, BadAudio | None]]) -> tuple[list[Cut], list[BadAudio]]:
-    """Cuts to encode, and those that cannot be whatever their audio is."""
-    usable: list[Cut] = []
-    rejected: list[BadAudio] = []
-    for cut, twice in members:
-        if twice:
-            rejected.append(twice)
-            continue
-        try:
-            bare(cut)
-            usable.append(cut)
-        except ManifestError as error:
-            rejected.append(BadAudio(cut.id, "unreadable", str(error)))
-    return usable, rejected
 
 
 def encode_files(files: Sequence[str], tokenizer: Tokenizer, strict: bool) -> int:
@@ -236,4 +223,4 @@ def main(argv: Sequence[str]) -> int:
         f"{summary['utterances']} utterances, {hours:.2f} h, {summary['tokens']} tokens -> {config.out}; "
         f"{summary['rejected']} rejected" + (f" (see {config.out}/rejected.jsonl)" if summary["rejected"] else "")
     )
-    return 0
+    return 1 if summary["rejected"] and not summary["utterances"] else 0
