@@ -20,7 +20,8 @@ from lhotse.augmentation import AudioTransform, Resample, get_or_create_resample
 from lhotse.cut import Cut, MonoCut, MultiCut
 from lhotse.utils import compute_num_samples
 
-from voxtok.runtime.errors import BadAudio
+from voxtok.manifests.riff import RIFF_FORMATS, lacking_s
+from voxtok.runtime.errors import BadAudio, one_line
 
 Samples = npt.NDArray[np.float32]
 
@@ -59,14 +60,17 @@ def describe(path: Path, recording_id: str) -> Recording:
     """Make the manifest of an audio file from its header, without decoding it.
 
     Raises:
-        BadAudio: the file is missing, unreadable or empty.
+        BadAudio: the file is missing, unreadable, empty, or shorter than its header says.
     """
+    _check_is_file(recording_id, path)
     try:
         header = soundfile.info(str(path))
     except (soundfile.SoundFileError, OSError) as error:
         raise _bad_file(recording_id, path, error) from error
     if header.frames == 0:
         raise BadAudio(recording_id, "empty", f"{path}: no samples")
+    if header.format in RIFF_FORMATS:
+        _check_whole(recording_id, path)
     source = AudioSource("file", list(range(header.channels)), str(path))
     return Recording(recording_id, [source], header.samplerate, header.frames, header.frames / header.samplerate)
 
@@ -87,6 +91,7 @@ def read_span(cut: Cut, sampling_rate: int, start: int, stop: int) -> Samples:
         BadAudio: as `read_audio`.
     """
     length = num_samples(cut, sampling_rate)
+    _check_has_recording(cut)
     if length == 0:
         raise BadAudio(cut.id, "empty", f"the cut lasts {cut.duration} s")
     start, stop = min(max(start, 0), length), min(max(stop, 0), length)
@@ -97,18 +102,44 @@ def read_span(cut: Cut, sampling_rate: int, start: int, stop: int) -> Samples:
         return _fill(_mono(read_channels(cut, start, stop)), stop - start)
     common = math.gcd(rate, sampling_rate)
     block_in, block_out = rate // common, sampling_rate // common  # the filter repeats every block
-    resampler = get_or_create_resampler(rate, sampling_rate)
-    margin = math.ceil(resampler.width / block_in) + 1
+    margin = math.ceil(get_or_create_resampler(rate, sampling_rate).width / block_in) + 1
     first = max(start // block_out - margin, 0)
     last = math.ceil(stop / block_out) + margin
     samples = _mono(read_channels(cut, first * block_in, last * block_in))
-    with torch.inference_mode():
-        resampled: Samples = resampler(torch.from_numpy(samples)).numpy()
+    resampled = _filtered(samples, rate, sampling_rate)
     return _fill(resampled[start - first * block_out : stop - first * block_out], stop - start)
 
 
+def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
+    """Resample a whole recording in memory to the samples that `read_audio` gives of it in a file.
+
+    Args:
+        samples: (n,) float32.
+        from_rate, to_rate: Hz.
+
+    Returns:
+        (n * to_rate / from_rate, rounded half up,) float32, Lhotse's rule.
+    """
+    if from_rate == to_rate:
+        return samples
+    length = int(compute_num_samples(len(samples) / from_rate, to_rate))
+    return _fill(_filtered(samples, from_rate, to_rate)[:length], length)
+
+
+def _filtered(samples: Samples, from_rate: int, to_rate: int) -> Samples:
+    """Windowed sinc, as Lhotse does; (n * to_rate / from_rate, rounded up,)."""
+    with torch.inference_mode():
+        resampled: Samples = get_or_create_resampler(from_rate, to_rate)(torch.from_numpy(samples)).numpy()
+    return resampled
+
+
 def native_rate(cut: Cut) -> int:
-    """Sampling rate at which `read_channels` reads a cut: the file's own wherever the file is read directly."""
+    """Sampling rate at which `read_channels` reads a cut: the file's own wherever the file is read directly.
+
+    Raises:
+        BadAudio: the cut has no recording.
+    """
+    _check_has_recording(cut)
     if reads_spans(cut) and cut.recording.transforms:
         return int(_transform(cut.recording).source_sampling_rate)
     return int(cut.sampling_rate)
@@ -172,6 +203,8 @@ def _read_direct(cut: Cut, source: AudioSource, rate: int, start: int, stop: int
     MP3 and Opus frames depend on those before them: after a seek they are right only some frames later, so a second
     more is decoded in front.
     """
+    if source.type == "file":
+        _check_is_file(cut.id, Path(source.source))
     try:
         file = soundfile.SoundFile(io.BytesIO(source.source) if source.type == "memory" else source.source)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
@@ -181,21 +214,40 @@ def _read_direct(cut: Cut, source: AudioSource, rate: int, start: int, stop: int
             raise BadAudio(cut.id, "wrong rate", f"the file has {file.samplerate} Hz, the manifest says {rate} Hz")
         if file.frames == 0:
             raise BadAudio(cut.id, "empty", "the file has no samples")
+        if file.format in RIFF_FORMATS:
+            _check_whole(cut.id, source.source if source.type == "memory" else Path(source.source))
         _check_length(cut, file.frames, int(compute_num_samples(cut.recording.duration, rate)), rate)
         try:
             lead_in = min(start, rate if file.subtype.startswith(("MPEG", "OPUS")) else 0)
             file.seek(min(start - lead_in, file.frames))
             audio = file.read(lead_in + stop - start, dtype="float32", always_2d=True).T[:, lead_in:]  # (channels, n)
         except soundfile.SoundFileError as error:
-            raise BadAudio(cut.id, "truncated", _one_line(error)) from error
+            raise BadAudio(cut.id, "truncated", one_line(error)) from error
     _check_length(cut, start + audio.shape[1], stop, rate)
     return _fill(audio, stop - start)
+
+
+def _check_has_recording(cut: Cut) -> None:
+    if isinstance(cut, MonoCut | MultiCut) and not cut.has_recording:
+        raise BadAudio(cut.id, "missing", "the cut has no recording")
+
+
+def _check_is_file(cut_id: str, path: Path) -> None:
+    """Refuse a named pipe or device, whose opening may wait for ever."""
+    if path.exists() and not path.is_file():
+        raise BadAudio(cut_id, "unreadable", f"{path}: not a regular file")
+
+
+def _check_whole(cut_id: str, content: Path | bytes) -> None:
+    seconds = lacking_s(content)
+    if seconds > TOLERANCE_S:
+        raise BadAudio(cut_id, "truncated", f"by its header, the file lacks its last {seconds:.3f} s")
 
 
 def _not_opened(cut: Cut, source: AudioSource, error: Exception) -> Samples:
     """Say why a source does not open, unless Lhotse has a reader for a format that libsndfile does not know."""
     if source.type == "memory":
-        raise BadAudio(cut.id, "unreadable", f"in memory: {_one_line(error)}") from error
+        raise BadAudio(cut.id, "unreadable", f"in memory: {one_line(error)}") from error
     path = Path(source.source)
     if path.suffix.lower() in LHOTSE_SUFFIXES and path.exists():
         return _guarded(cut, lambda: np.atleast_2d(source.load_audio()))
@@ -207,7 +259,7 @@ def _bad_file(cut_id: str, path: Path, error: Exception) -> BadAudio:
         return BadAudio(cut_id, "missing", f"{path}: no such file")
     if path.is_file() and path.stat().st_size == 0:
         return BadAudio(cut_id, "unreadable", f"{path}: zero bytes")
-    return BadAudio(cut_id, "unreadable", f"{path}: {_one_line(error)}")
+    return BadAudio(cut_id, "unreadable", f"{path}: {one_line(error)}")
 
 
 def _through_lhotse(cut: Cut) -> Samples:
@@ -229,10 +281,10 @@ def _guarded(cut: Cut, read: Callable[[], Samples]) -> Samples:
     except BadAudio:
         raise
     except FileNotFoundError as error:
-        raise BadAudio(cut.id, "missing", _one_line(error)) from error
+        raise BadAudio(cut.id, "missing", one_line(error)) from error
     except Exception as error:  # Lhotse's readers raise anything, AssertionError included
         reason = "truncated" if "number of declared samples" in str(error) else "unreadable"
-        raise BadAudio(cut.id, reason, _one_line(error)) from error
+        raise BadAudio(cut.id, reason, one_line(error)) from error
     if audio.shape[-1] == 0:
         raise BadAudio(cut.id, "empty", "no samples")
     return audio
@@ -249,11 +301,6 @@ def _mono(audio: Samples) -> Samples:
 
 
 def _fill(audio: Samples, length: int) -> Samples:
-    """Zeros after the end, where the last few samples are missing within the tolerance."""
+    """Zeros after the end, where the last few samples are missing within the tolerance, or by rounding."""
     lacking = length - audio.shape[-1]
     return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, lacking)]) if lacking else np.ascontiguousarray(audio)
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

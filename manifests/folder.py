@@ -41,6 +41,10 @@ class FolderConfig:
     readers: int = 8
     """Threads that read headers."""
 
+    def __post_init__(self) -> None:
+        if self.readers < 1:
+            raise ConfigError("--readers must be at least 1")
+
 
 @dataclass
 class Indexed:

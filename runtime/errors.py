@@ -1,6 +1,12 @@
 """Named errors: each says what was wrong and what to do; a command prints that sentence and exits 2."""
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class VoxtokError(Exception):
     """What the user can mend; the message is the whole story."""
 

@@ -1,5 +1,7 @@
 """Reading audio: equal to Lhotse's own reading, exact by spans, and every kind of bad file has its reason."""
 
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from lhotse import Recording
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut, MonoCut
+from lhotse.utils import compute_num_samples
 
-from voxtok.manifests.audio import REASONS, num_samples, read_audio, read_span
+from voxtok.manifests.audio import REASONS, describe, num_samples, read_audio, read_channels, read_span, resample
 from voxtok.runtime.errors import BadAudio
 
 RATES = [8000, 16000, 22050, 44100, 48000]
@@ -218,3 +221,61 @@ def test_a_format_that_nobody_reads(tmp_path: Path) -> None:
     cut.recording.sources[0].source = str(tmp_path / "x.m4a")
     (tmp_path / "x.m4a").write_bytes(b"nonsense" * 100)
     assert reason_of(cut) == "unreadable"
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64"])
+def test_a_truncated_wav_was_accepted_where_the_manifest_was_made_of_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise(1.0, 16000), 16000, format=kind, subtype="PCM_16")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-600])  # within the tolerance of 25 ms, 800 bytes
+    assert describe(path, "x").num_samples == 15700
+    path.write_bytes(whole[:-16000])
+    with pytest.raises(BadAudio, match=r"truncated: by its header, the file lacks its last 0\.500 s"):
+        describe(path, "x")
+    assert reason_of(Recording.from_file(path).to_cut()) == "truncated"
+    assert reason_of(Recording.from_bytes(path.read_bytes(), "memory").to_cut()) == "truncated"
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_wav_written_to_a_pipe_declares_no_length(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise(1.0, 16000), 16000, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", size)
+    content[4:8] = struct.pack("<I", 0xFFFFFFFF)
+    path.write_bytes(content)
+    assert read_audio(describe(path, "x").to_cut(), 16000).shape == (16000,)
+
+
+def test_a_cut_without_recording_was_an_attribute_error() -> None:
+    cut = MonoCut(id="bare", start=0, duration=1.0, channel=0)
+    assert reason_of(cut) == "missing"
+    with pytest.raises(BadAudio, match="bare: missing: the cut has no recording"):
+        read_span(cut, 16000, 0, 9)
+    with pytest.raises(BadAudio, match="bare: missing: the cut has no recording"):
+        read_channels(cut, 0, 9)
+
+
+def test_a_named_pipe_was_waited_for_for_ever(tmp_path: Path) -> None:
+    cut = recording(tmp_path / "p.wav", noise(0.5, 16000), 16000).to_cut()
+    (tmp_path / "p.wav").unlink()
+    os.mkfifo(tmp_path / "p.wav")
+    assert reason_of(cut) == "unreadable"
+    with pytest.raises(BadAudio, match="not a regular file"):
+        describe(tmp_path / "p.wav", "p")
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=st.sampled_from(RATES), length=st.integers(1, 4000))
+def test_resampling_in_memory_rounds_the_length_as_lhotse_does(rate: int, length: int) -> None:
+    assert len(resample(np.zeros(length, np.float32), rate, 16000)) == compute_num_samples(length / rate, 16000)
+
+
+@pytest.mark.parametrize("length", [22050, 22051, 22052, 22053, 30011])
+def test_samples_in_memory_were_one_longer_than_those_of_their_file(tmp_path: Path, length: int) -> None:
+    """22051 samples at 44.1 kHz are 8000.36 at 16 kHz: 8000 by Lhotse's rule, 8001 by torchaudio's."""
+    samples = noise(1.0, 44100)[:length, 0]
+    cut = recording(tmp_path / "x.wav", samples, 44100, subtype="FLOAT").to_cut()
+    assert np.array_equal(resample(samples, 44100, 16000), read_audio(cut, 16000))

@@ -264,3 +264,18 @@ def test_command(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str])
 def test_real_speech(voxtok_data: Path, tmp_path: Path) -> None:
     indexed = index(voxtok_data / "vctk14" / "audio", tmp_path, speaker="{speaker}_*")
     assert (indexed.size.recordings, len(indexed.size.speakers)) == (49, 13)
+
+
+def test_a_named_pipe_was_waited_for_for_ever(folders: tuple[Path, Path]) -> None:
+    root, out = folders
+    write(root / "good.wav")
+    os.mkfifo(root / "p.wav")
+    (root / "loop.wav").symlink_to(root / "loop.wav")
+    (root / "sub").symlink_to(root)
+    assert index(root, out).size.recordings == 1
+    assert rejected(out) == {"loop": "missing", "p": "unreadable"}
+
+
+def test_no_readers_were_a_bare_value_error(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="--readers must be at least 1"):
+        index(*folders, readers=0)

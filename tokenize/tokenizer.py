@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchaudio
 
+from voxtok.manifests.audio import resample
 from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import Codes, TokenSequence, smallest_dtype
@@ -201,11 +201,10 @@ class Tokenizer:
         return extract_arrays(utterances, self.upstream, self.config.layers, reduce, config)
 
     def _mono(self, samples: npt.ArrayLike, sampling_rate: int) -> npt.NDArray[np.float32]:
-        averaged = torch.from_numpy(mono(samples))
-        resampled: torch.Tensor = torchaudio.functional.resample(averaged, sampling_rate, self.upstream.sampling_rate)
+        resampled = resample(mono(samples), sampling_rate, self.upstream.sampling_rate)
         if len(resampled) < self.upstream.min_samples:
             raise ConfigError(f"{len(resampled)} samples are too short: one frame needs {self.upstream.min_samples}")
-        return resampled.numpy()
+        return resampled
 
     def save(self, folder: Path | str) -> None:
         """Write the folder."""
