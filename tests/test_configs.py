@@ -6,21 +6,27 @@ from typing import Any
 import pytest
 
 from voxtok.runtime.config import parse
+from voxtok.tokenize.distill import DistillConfig
 from voxtok.tokenize.fit import FitConfig
+from voxtok.tokenize.pretrain import PretrainConfig
 from voxtok.tokenize.quality import QualityConfig
+from voxtok.tokenize.sweep import SweepConfig
 
 EGS = Path(__file__).parent.parent / "egs"
 CONFIGS = sorted(EGS.glob("*/conf/**/*.yaml"))
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "fit": (FitConfig, ["--cuts", "c", "--out", "o"]),
+    "distill": (DistillConfig, ["--cuts", "c", "--out", "o"]),
+    "pretrain": (PretrainConfig, ["--stores", "[s]", "--out", "o", "--init", "i"]),
+    "sweep": (SweepConfig, ["--upstream", "u", "--layers", "[1]", "--cuts", "c", "--heldout-cuts", "h", "--out", "o"]),
     "quality": (QualityConfig, ["--store", "s", "--out", "o"]),
 }
 """A config is for the command that its name begins with, else it describes a tokenizer to fit."""
 
 
 def test_no_config_is_left_out() -> None:
-    assert len(CONFIGS) == 6
-    assert {path.parent.parent.name for path in CONFIGS} == {"folder", "librispeech", "synth"}
+    assert len(CONFIGS) == 12
+    assert {path.parent.parent.name for path in CONFIGS} == {"folder", "librispeech", "mini_hubert", "synth"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(EGS)))

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile as sf
 
 from tests.tiny_models import save_tiny
-from tests.toy_corpus import RATE, toy_speech
+from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import tree
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.files import read_json, read_jsonl
@@ -80,3 +81,22 @@ def test_folder_of_ones_own_audio_with_a_bad_file(tmp_path: Path) -> None:
     assert len(lines) == 5
     rejected = list(read_jsonl(tmp_path / "exp" / "corpus" / "rejected.jsonl"))
     assert len(rejected) == 1 and "broken" in rejected[0]["id"]
+
+
+@pytest.mark.slow
+def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
+    """All iterations of two steps each on toy speech, and the scores; then again, and nothing is done twice."""
+    pytest.importorskip("espeakng_loader")
+    for name, count in (("real", 12), ("test", 3)):
+        write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)])
+    environment = {
+        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test",
+        "SPEAKERS": "2", "STEPS": "2", "K1": "8", "K2": "8",
+    }  # fmt: skip
+    run("mini_hubert", **environment)
+    model = tmp_path / "exp" / "iter4" / "model" / "model.safetensors"
+    table = (tmp_path / "exp" / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()
+    assert len(table) == 7
+    made = model.stat().st_mtime_ns
+    run("mini_hubert", **environment)
+    assert model.stat().st_mtime_ns == made

@@ -19,8 +19,8 @@ from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.crops import CENTRE_SAMPLES, Batch, Corpus, CropConfig, read_utterances
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.student import Shape, architecture_of, hidden_frames, start_model
-from voxtok.tokenize.train import Terms, TrainConfig, Trainee, train
+from voxtok.tokenize.student import Shape, architecture_of, hidden_frames, start_model, weights_hash
+from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 from voxtok.tokenize.upstream import Upstream
 
 EPSILON = 1e-5  # of the normalisation of the teacher's frames
@@ -136,7 +136,7 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
     model = start_model(config.model, config.init, device)
     heads = Heads(config.model.width, teacher.width, len(config.layers)).to(device)
     terms = partial(imitation, model, heads, teacher, config.layers, config.block, config.cosine_weight)
-    identity = asdict(config) | {"teacher": teacher.identity, "out": "", "device": "", "memory_gb": 0}
+    identity = asdict(config) | {"teacher": teacher.identity, "init": weights_hash(config.init), **IRRELEVANT}
     return train(
         Trainee(model, heads, terms),
         corpus,

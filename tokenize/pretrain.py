@@ -18,8 +18,8 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.crops import Batch, Corpus, CropConfig, load_corpus
-from voxtok.tokenize.student import Shape, hidden_frames, start_model
-from voxtok.tokenize.train import Terms, TrainConfig, Trainee, train
+from voxtok.tokenize.student import Shape, hidden_frames, start_model, weights_hash
+from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def pretrain(config: PretrainConfig, ranks: Ranks | None = None) -> Path:
         ConfigError: the stores have no utterance in common, or `out` holds a run of another configuration.
     """
     corpus = load_corpus([TokenStore.open(store) for store in config.stores], config.memory_gb)
-    identity = asdict(config) | {"stores": corpus.fingerprints, "out": "", "device": "", "memory_gb": 0}
+    identity = asdict(config) | {"stores": corpus.fingerprints, "init": weights_hash(config.init), **IRRELEVANT}
     device = pick_device(config.device)
     trainee = build(config, corpus, device)
     return train(trainee, corpus, Path(config.out), identity, config.crops, config.train, config.seed, ranks or Ranks())

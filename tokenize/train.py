@@ -37,6 +37,9 @@ log = logging.getLogger("voxtok")
 Terms = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Sums over this rank's crops and what they are divided by, once ranks are added; "loss" is what is trained."""
 
+IRRELEVANT = {"out": "", "device": "", "memory_gb": 0}
+"""Options that do not change the model, for the identity of a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
