@@ -14,13 +14,14 @@ from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.tokenize.compare import training_cuts
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.extract import extract
 from voxtok.tokenize.frames import UtteranceFrames, cached
 from voxtok.tokenize.kmeans import fit_kmeans
 from voxtok.tokenize.kmeans_state import KMeansConfig
 from voxtok.tokenize.quality import QualityConfig, measure
-from voxtok.tokenize.sweep import SweepConfig, main, sweep, training_cuts
+from voxtok.tokenize.sweep import SweepConfig, main, sweep
 from voxtok.tokenize.sweep_page import sweep_page
 from voxtok.tokenize.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ def reports(config: SweepConfig) -> list[dict[str, Any]]:
 
 def test_codebooks_are_those_of_single_fits(config: SweepConfig, reports: list[dict[str, Any]]) -> None:
     tokenizer = Tokenizer.load(Path(config.out) / "layer3-k9", device="cpu")
-    cuts = training_cuts(config, {cut.id for cut in load_cuts(config.heldout_cuts)})
+    cuts = training_cuts(config.cuts, config, {cut.id for cut in load_cuts(config.heldout_cuts)})
     assert [i for i, _ in cuts] == [4, 5, 6]
 
     def utterances() -> Any:
@@ -117,12 +118,12 @@ def test_a_small_cache_keeps_some_frames_of_every_layer(config: SweepConfig, tmp
 
 
 def test_a_subset_of_hours_is_seeded(config: SweepConfig) -> None:
-    chosen = partial(training_cuts, heldout={"utt000"})
+    chosen = partial(training_cuts, config.cuts, heldout={"utt000"})
     some = [[i for i, _ in chosen(replace(config, hours=6 / 3600, seed=seed))] for seed in (0, 0, 1, 2)]
     assert some[0] == some[1] and len({tuple(found) for found in some}) > 1
     assert all(2 <= len(found) < 6 and 0 not in found for found in some)
     with pytest.raises(ConfigError, match="nothing is left to fit on"):
-        training_cuts(config, {f"utt{i:03d}" for i in range(7)})
+        training_cuts(config.cuts, config, {f"utt{i:03d}" for i in range(7)})
 
 
 def test_bad_options_are_named(config: SweepConfig) -> None:

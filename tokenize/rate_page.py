@@ -27,6 +27,7 @@ COLUMNS = (
     Column("perplexity", "perplexity", "{:.0f}", "higher", "of each stream: as if so many tokens were used equally"),
 )
 PLOTTED = ("error", "pnmi", "abx_across", "ued")
+SHOWN = ("store", "upstream", "layers", "cuts", "heldout_cuts", "silence")
 
 
 def write_rates(points: Sequence[Rate], settings: dict[str, Any], folder: Path | str, stem: str) -> None:
@@ -48,7 +49,7 @@ def rate_page(points: Sequence[Rate], settings: dict[str, Any]) -> str:
         [point.name, str(point.streams), _sizes(point), *(_cell(column, point) for column in measured)]
         for point in points
     ]
-    shown = ", ".join(f"{name} {value}" for name, value in settings.items())
+    shown = ", ".join(f"{name} {settings[name]}" for name in SHOWN if settings.get(name))
     parts = [
         "<h1>Rate and distortion</h1>",
         f'<p class="soft">{escape(shown)}</p>',
