@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.audio import Samples, read_audio, read_span
+from voxtok.manifests.audio import Samples, num_samples, read_audio, read_span
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.tokenize.batches import halve_on_oom, plan_batches
 from voxtok.tokenize.upstream import Upstream
@@ -22,6 +22,9 @@ from voxtok.tokenize.windows import Read, WindowConfig, extract_long
 
 Reduce = Callable[[dict[int, torch.Tensor]], torch.Tensor]
 """What is kept of the features: {layer: (N, D)} on the device -> (N, ...), one row a frame."""
+
+NON_FINITE = "the model's features are NaN or infinite"
+"""Why an utterance of finite samples may have no tokens; its batch-mates have theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,27 +122,39 @@ def _compute(
         elif samples is None:
             read = partial(read_span, cut, upstream.sampling_rate)
             try:
-                num_samples = round(cut.duration * upstream.sampling_rate)
-                yield cut, _windowed(read, num_samples, upstream, layers, reduce, config)
+                length = num_samples(cut, upstream.sampling_rate)
+                yield cut, _named(cut, _windowed(read, length, upstream, layers, reduce, config))
             except BadAudio as error:
                 yield cut, error
         else:
-            yield cut, results.pop(i)
+            yield cut, _named(cut, results.pop(i))
+
+
+def _named(cut: Cut, result: torch.Tensor | None) -> torch.Tensor | BadAudio:
+    return BadAudio(cut.id, "non-finite", NON_FINITE) if result is None else result
 
 
 def extract_arrays(
     utterances: Sequence[Samples], upstream: Upstream, layers: Sequence[int], reduce: Reduce, config: ExtractConfig
 ) -> list[torch.Tensor]:
-    """What `reduce` keeps of utterances in memory, each (num_samples,) float32 at the upstream's rate, in order."""
+    """What `reduce` keeps of utterances in memory, each (num_samples,) float32 at the upstream's rate, in order.
+
+    Raises:
+        ConfigError: an utterance has features that are not finite; names its index.
+    """
     limit = float("inf") if config.windows is None else config.windows.window_s * upstream.sampling_rate
     short = [samples for samples in utterances if len(samples) <= limit]
     whole = iter(_whole(short, upstream, layers, reduce, config))
-    return [
-        next(whole)
-        if len(samples) <= limit
-        else _windowed(partial(_span, samples), len(samples), upstream, layers, reduce, config)
-        for samples in utterances
-    ]
+    results = []
+    for index, samples in enumerate(utterances):
+        if len(samples) <= limit:
+            result = next(whole)
+        else:
+            result = _windowed(partial(_span, samples), len(samples), upstream, layers, reduce, config)
+        if result is None:
+            raise ConfigError(f"utterance {index}: {NON_FINITE}")
+        results.append(result)
+    return results
 
 
 def _span(samples: Samples, start: int, stop: int) -> Samples:
@@ -148,15 +163,15 @@ def _span(samples: Samples, start: int, stop: int) -> Samples:
 
 def _whole(
     utterances: Sequence[Samples], upstream: Upstream, layers: Sequence[int], reduce: Reduce, config: ExtractConfig
-) -> list[torch.Tensor]:
-    """Utterances that are not cut into windows: one at a time on a CPU, else in batches."""
+) -> list[torch.Tensor | None]:
+    """Utterances that are not cut into windows: one at a time on a CPU, else in batches; None where not finite."""
     if not _batched(upstream, config):
         batches = [[i] for i in range(len(utterances))]
     else:
         sizes = [(i, len(samples)) for i, samples in enumerate(utterances)]
         batches = plan_batches(sizes, int(config.max_batch_s * upstream.sampling_rate))
     run = partial(_run_batch, upstream=upstream, layers=layers, reduce=reduce)
-    results: dict[int, torch.Tensor] = {}
+    results: dict[int, torch.Tensor | None] = {}
     for batch in batches:
         results.update(zip(batch, halve_on_oom([utterances[i] for i in batch], run), strict=True))
     return [results[i] for i in range(len(utterances))]
@@ -168,7 +183,7 @@ def _batched(upstream: Upstream, config: ExtractConfig) -> bool:
 
 def _run_batch(
     batch: Sequence[Samples], *, upstream: Upstream, layers: Sequence[int], reduce: Reduce
-) -> list[torch.Tensor]:
+) -> list[torch.Tensor | None]:
     lengths = torch.tensor([len(samples) for samples in batch])
     waveforms = torch.zeros(len(batch), int(lengths.max()))
     for row, samples in zip(waveforms, batch, strict=True):
@@ -180,14 +195,30 @@ def _run_batch(
             layer: torch.cat([row[:count] for row, count in zip(padded, counts, strict=True)])
             for layer, padded in features.items()
         }
-        return list(reduce(packed).cpu().split(counts))
+        usable = [bool(of_frames.all()) for of_frames in _finite(packed).cpu().split(counts)]
+        if not all(usable):
+            kept = torch.tensor(usable, device=upstream.device).repeat_interleave(frames)
+            packed = {layer: part[kept] for layer, part in packed.items()}
+        if not any(usable):
+            return [None] * len(batch)
+        reduced = iter(reduce(packed).cpu().split([count for count, use in zip(counts, usable, strict=True) if use]))
+        return [next(reduced) if use else None for use in usable]
+
+
+def _finite(features: dict[int, torch.Tensor]) -> torch.Tensor:
+    """Whether each frame of {layer: (N, D)} is finite in every layer: (N,)."""
+    return torch.stack([part.isfinite().all(dim=1) for part in features.values()]).all(dim=0)
 
 
 def _windowed(
-    read: Read, num_samples: int, upstream: Upstream, layers: Sequence[int], reduce: Reduce, config: ExtractConfig
-) -> torch.Tensor:
+    read: Read, length: int, upstream: Upstream, layers: Sequence[int], reduce: Reduce, config: ExtractConfig
+) -> torch.Tensor | None:
     """One long recording in overlapping windows; only what `reduce` keeps of each window stays in memory."""
     assert config.windows is not None
+    parts = []
     with torch.inference_mode():
-        windows = extract_long(upstream, read, num_samples, layers, config.windows)
-        return torch.cat([reduce(features).cpu() for _, features in windows])
+        for _, features in extract_long(upstream, read, length, layers, config.windows):
+            if not _finite(features).all():
+                return None
+            parts.append(reduce(features).cpu())
+    return torch.cat(parts)

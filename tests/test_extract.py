@@ -1,0 +1,56 @@
+"""Cuts to features: one bad utterance is named and the others come out as they would without it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse.cut import MonoCut
+
+from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
+from voxtok.manifests.cuts import load_cuts
+from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.tokenize.extract import ExtractConfig, extract, extract_arrays
+from voxtok.tokenize.load import load_upstream
+from voxtok.tokenize.windows import WindowConfig
+
+WINDOWS = WindowConfig(window_s=2.0, overlap_s=0.5)
+
+
+def mfcc(features: dict[int, torch.Tensor]) -> torch.Tensor:
+    return features[0]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("huge", [1, 3])
+def test_one_file_of_huge_samples_stopped_the_whole_corpus(tmp_path: Path, batched: bool, huge: int) -> None:
+    """1e25 is a finite sample whose power is not; file 1 is computed whole, file 3 in windows."""
+    cuts = list(load_cuts(write_toy_corpus(tmp_path, [0.5, 0.7, 0.6, 2.5, 0.4])))
+    upstream = load_upstream("mfcc", device="cpu")
+    config = ExtractConfig(windows=WINDOWS, batched=batched)
+    before = dict(enumerate(found for _, found in extract(cuts, upstream, [0], mfcc, config)))
+    path = tmp_path / "audio" / f"utt00{huge}.wav"
+    soundfile.write(path, soundfile.read(path)[0] * 1e25, RATE, subtype="FLOAT")
+    for i, (cut, found) in enumerate(extract(cuts, upstream, [0], mfcc, config)):
+        if i == huge:
+            assert isinstance(found, BadAudio) and (found.cut_id, found.reason) == (cut.id, "non-finite")
+        else:
+            assert isinstance(found, torch.Tensor) and torch.equal(found, before[i])
+
+
+@pytest.mark.parametrize("duration_s", [0.5, 2.5])
+def test_huge_samples_in_memory_are_a_named_error(duration_s: float) -> None:
+    upstream = load_upstream("mfcc", device="cpu")
+    utterances = [toy_speech(0.5, seed=0)[0], toy_speech(duration_s, seed=1)[0] * np.float32(1e25)]
+    with pytest.raises(ConfigError, match="utterance 1: the model's features are NaN or infinite"):
+        extract_arrays(utterances, upstream, [0], mfcc, ExtractConfig(windows=WINDOWS))
+
+
+@pytest.mark.parametrize("duration_s", [0.5, 2.5])
+def test_a_cut_without_recording_crashed_the_corpus(tmp_path: Path, duration_s: float) -> None:
+    good = list(load_cuts(write_toy_corpus(tmp_path, [0.5, 0.7])))
+    cuts = [good[0], MonoCut(id="bare", start=0, duration=duration_s, channel=0), good[1]]
+    results = extract(cuts, load_upstream("mfcc", device="cpu"), [0], mfcc, ExtractConfig(windows=WINDOWS))
+    found = [result.row() if isinstance(result, BadAudio) else len(result) for _, result in results]
+    assert found == [48, {"id": "bare", "reason": "missing", "detail": "the cut has no recording"}, 68]
