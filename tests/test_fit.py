@@ -13,9 +13,11 @@ from tests.toy_tokenizer import tree
 from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.commands import main
+from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
-from voxtok.runtime.files import read_json, read_jsonl
-from voxtok.tokenize.fit import FitConfig, choose, fit
+from voxtok.runtime.files import read_json, read_jsonl, write_json
+from voxtok.tokenize.fit import FitConfig, _source, choose, fit
+from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer
 
 
@@ -89,6 +91,8 @@ def test_bad_files_are_listed_and_the_fit_goes_on(corpus: Path, tmp_path: Path) 
         assert [(row["id"], row["reason"]) for row in rows] == [("utt003", "non-finite"), ("utt007", "unreadable")]
     with pytest.raises(BadAudio):
         fit(config(copied, tmp_path / "strict", strict=True))
+    with pytest.raises(BadAudio):
+        fit(config(copied, tmp_path / "memory", strict=True))
 
 
 def test_more_centroids_than_frames_is_a_named_error(corpus: Path, tmp_path: Path) -> None:
@@ -120,6 +124,24 @@ def test_torchrun_with_two_processes_gives_the_codebook_of_one(corpus: Path, tmp
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert np.allclose(centroids(tmp_path / "two"), centroids(tmp_path / "one"), rtol=1e-4, atol=1e-3)
     assert not (tmp_path / "two" / "work").exists()
+
+
+def test_a_cache_of_another_number_of_ranks_is_not_taken_for_the_whole(corpus: Path, tmp_path: Path) -> None:
+    """A fit begun by two ranks and finished by one must see every utterance once."""
+    settings = config(corpus, tmp_path / "t", cache="disk")
+    fit(settings)
+    whole = read_json(tmp_path / "t" / "health.json")["frames"]
+    inputs = read_json(tmp_path / "t" / "done.json")["inputs"]
+    work = tmp_path / "t" / "work"
+    training, _ = choose(list(load_cuts(corpus)), settings)
+    upstream = load_upstream("mfcc", device="cpu")
+    for rank in range(2):
+        source = _source(settings, upstream, training, Ranks(rank, 2), work, "training")
+        assert sum(len(chunk.frames) for chunk in source.chunks()) < whole
+    (tmp_path / "t" / "done.json").unlink()
+    write_json(work / "inputs.json", inputs)
+    fit(settings)
+    assert read_json(tmp_path / "t" / "health.json")["frames"] == whole
 
 
 def test_the_command_prints_what_it_made(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,15 @@ def test_where_the_weights_lie_does_not_change_the_fingerprint(tmp_path: Path) -
     assert moved.fingerprint == tokenizer.fingerprint
 
 
+def test_a_relative_model_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny("hubert-base", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    toy_tokenizer(upstream="model", layer=1).save("tokenizer")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Tokenizer.load("../tokenizer", device="cpu").config.layers == (1,)
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     toy_tokenizer(upstream=str(save_tiny("hubert-base", tmp_path / "a")), layer=1).save(tmp_path / "tokenizer")
     other = save_tiny("wavlm-base", tmp_path / "b")

@@ -4,6 +4,7 @@ The folder ends with tokenizer.json, codebook.safetensors, health.json and rejec
 the checkpoints of the quantizer and the cache; a killed job run again goes on there and ends with the same bytes.
 """
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,8 @@ def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
     inputs = _inputs_hash(config, upstream, training, heldout)
     if (out / "done.json").exists() and read_json(out / "done.json")["inputs"] == inputs:
         log.info("%s is up to date", out)
+        for row in read_jsonl(out / "rejected.jsonl") if config.strict else ():
+            raise BadAudio(row["id"], row["reason"], row["detail"])
         return Tokenizer(_described(config), upstream, Codebook.load(out / "codebook.safetensors"))
     work = _work_folder(out, inputs, ranks)
     codebook, report = fit_codebook(
@@ -159,12 +162,13 @@ def _source(
 ) -> FrameSource:
     """This rank's frames, computed from audio in every pass or kept in the cache after the first."""
     mine = members[ranks.rank :: ranks.world_size]
-    rejected = work / f"rejected.{part}.{ranks.rank}.jsonl"
+    share = f"{part}.{ranks.rank}of{ranks.world_size}"
+    rejected = work / f"rejected.{share}.jsonl"
     width = upstream.width * len(config.layers)
     frames = UtteranceFrames(width, partial(_utterances, config, upstream, mine, rejected), config.seed)
     if config.cache == "none":
         return frames
-    where: Path | Literal["memory"] = "memory" if config.cache == "memory" else work / f"cache.{part}.{ranks.rank}"
+    where: Path | Literal["memory"] = "memory" if config.cache == "memory" else work / f"cache.{share}"
     return cached(frames, where, getattr(torch, config.cache_dtype), int(config.cache_gb * 1e9))
 
 
@@ -214,9 +218,12 @@ def _inputs_hash(
 ) -> str:
     options = asdict(config)
     chosen = {"layers": config.layers, **{name: options[name] for name in RESULT_OPTIONS}}
-    return sha256(
-        [chosen, upstream.identity, *([[i, inputs_of(cut)] for i, cut in part] for part in (training, heldout))]
-    )
+    hashed = hashlib.sha256(sha256([chosen, upstream.identity]).encode())
+    for part in (training, heldout):
+        for index, cut in part:
+            hashed.update(sha256([index, inputs_of(cut)]).encode())
+        hashed.update(b"|")
+    return hashed.hexdigest()
 
 
 def _work_folder(out: Path, inputs: str, ranks: Ranks) -> Path:
@@ -228,6 +235,9 @@ def _work_folder(out: Path, inputs: str, ranks: Ranks) -> Path:
         if not mark.exists() or read_json(mark) != inputs:
             shutil.rmtree(work, ignore_errors=True)
             write_json(mark, inputs)
+        for left in {*work.glob("cache.*"), *work.glob("rejected.*")} - {*work.glob(f"*of{ranks.world_size}*")}:
+            # Of another number of ranks: its shares of the corpus are not these ranks'.
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     ranks.barrier()
     return work
 

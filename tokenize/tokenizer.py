@@ -213,6 +213,7 @@ class Tokenizer:
             "version": VERSION,
             "fingerprint": self.fingerprint,
             **asdict(self.config),
+            "upstream": _from_anywhere(self.config.upstream),
             "identity": self.upstream.identity,
             "frame_rate_hz": self.frame_rate_hz,
             "vocab_sizes": self.vocab_sizes,
@@ -320,6 +321,11 @@ def write_folder(folder: Path, described: dict[str, Any], codebook: Codebook, su
     else:
         subwords.save(folder / "bpe.model")
     write_json(folder / "tokenizer.json", described)
+
+
+def _from_anywhere(upstream: str) -> str:
+    """A folder's absolute path, so that the tokenizer works from another folder; other names stay."""
+    return str(Path(upstream).resolve()) if Path(upstream).is_dir() else upstream
 
 
 def require_same(expected: str, found: str, where: str) -> None:
