@@ -61,6 +61,10 @@ def open_quantizer(codebook: Codebook, device: torch.device) -> Quantizer:
             from voxtok.tokenize.learned import open_learned
 
             return open_learned(codebook, device)
+        case "codec":
+            from voxtok.tokenize.codec_quantizer import open_codec
+
+            return open_codec(codebook, device)
     raise CorruptFile(f"a codebook of kind {codebook.kind!r} is not known to this release")
 
 
