@@ -1,8 +1,7 @@
 """The convolutional front of the wav2vec2 family: waveform -> one vector per hop, as matrix products.
 
-Frames are kept channels-last, (B, frames, channels). A convolution of kernel 3 and stride 2 is then a product over a
-strided view of pairs of frames plus one over every second frame: no copies, no unfolding. Time is worked off in blocks
-that stay in a CPU's cache, so memory does not grow with the utterance either.
+Frames are kept channels-last, (B, frames, channels). A convolution is then one product over a strided view, whose rows
+overlap in memory. Time is worked off in blocks that stay in a CPU's cache, so memory does not grow with the utterance.
 
 A group norm over time (HuBERT base, wav2vec 2.0 base, WavLM base) is folded into the first convolution's weights, from
 the moments of the utterance's own samples: padding cannot reach it, and a block needs no other block.
@@ -91,11 +90,10 @@ class ConvFront:
         return torch.cat(blocks, dim=1)
 
     def _block(self, waveforms: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        kernels, strides = self.architecture.kernels, self.architecture.strides
-        # The first product stays in float32: samples have 16 bits, bfloat16 has 8. It costs 1 % of the front.
-        windows = waveforms.unfold(1, kernels[0], strides[0])
-        frames = torch.baddbmm(first[:, -1:], windows, first[:, :-1]).to(self.dtype)  # (B, n, C)
-        frames = self._activate(frames, 0)
+        strides = self.architecture.strides
+        windows = waveforms.to(self.dtype).unfold(1, self.architecture.kernels[0], strides[0])
+        first = first.to(self.dtype)
+        frames = self._activate(torch.baddbmm(first[:, -1:], windows, first[:, :-1]), 0)  # (B, n, C)
         for index, (weight, bias) in enumerate(self.rest, start=1):
             frames = convolve(frames, weight, bias if self.architecture.conv_bias else None, strides[index])
             frames = self._activate(frames, index)
@@ -130,12 +128,8 @@ def convolve(frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     """
     batch, length, channels = frames.shape
     count = (length - len(weight) // channels) // stride + 1
-    row = stride * channels
-    result: torch.Tensor | None = None if bias is None else bias.repeat(batch, count, 1)
-    for start in range(0, len(weight), row):  # rows of a view may not overlap, so one product spans `stride` taps
-        taps = weight[start : start + row].expand(batch, -1, -1)
-        offset = frames.storage_offset() + start
-        view = frames.as_strided((batch, count, taps.shape[1]), (length * channels, row, 1), offset)
-        result = torch.bmm(view, taps) if result is None else result.baddbmm_(view, taps)
-    assert result is not None
-    return result
+    view = frames.as_strided(
+        (batch, count, len(weight)), (length * channels, stride * channels, 1), frames.storage_offset()
+    )
+    matrix = weight.expand(batch, -1, -1)
+    return torch.bmm(view, matrix) if bias is None else torch.baddbmm(bias, view, matrix)

@@ -230,8 +230,13 @@ class Wav2Vec2:
             zero = torch.zeros((), dtype=torch.float64, device=samples.device)
             return samples, self._front.fold(Scaling(zero, zero + 1), moments)
         mean, variance = moments.waveform()
-        scaling = Scaling(mean, torch.rsqrt(variance + self._epsilon))
-        return (samples - mean.float()) * scaling.gain.float(), self._front.fold(scaling, moments)
+        if self._epsilon is not None:
+            scaling = Scaling(mean, torch.rsqrt(variance + self._epsilon))
+        elif self._window:  # the group norm takes the mean away in any case; without it, fewer digits are lost
+            scaling = Scaling(mean, torch.ones_like(mean))
+        else:
+            scaling = Scaling(torch.zeros_like(mean), torch.ones_like(mean))
+        return (samples - scaling.mean.float()) * scaling.gain.float(), self._front.fold(scaling, moments)
 
     def _layers(self, hidden: torch.Tensor, padding: torch.Tensor | None, highest: int) -> Iterable[torch.Tensor]:
         """The input to block 1, then each block's output up to `highest`, each (B, F, D)."""
@@ -241,7 +246,6 @@ class Wav2Vec2:
         by_frame = by_key = None
         if padding is not None:
             by_frame, by_key = padding[:, :, None], padding[:, None, None, :]
-            hidden = hidden.masked_fill(by_frame, 0.0)
         hidden = hidden + self._position(hidden, by_frame)
         if not self.architecture.pre_norm:
             hidden = F.layer_norm(hidden, hidden.shape[-1:], *self._norm, self.architecture.norm_epsilon)
