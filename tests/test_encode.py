@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,11 @@ def test_readers_and_buffers_do_not_change_bytes(corpus: Path, tmp_path: Path) -
     tokenizer = toy_tokenizer()
     for name, extraction in {
         "a": ExtractConfig(windows=tokenizer.config.windows),
-        "b": ExtractConfig(windows=tokenizer.config.windows, max_batch_s=1.0, buffer_s=1.5, readers=4),
+        "b": ExtractConfig(windows=tokenizer.config.windows, readers=4),
+        "c": ExtractConfig(windows=tokenizer.config.windows, max_batch_s=1.0, buffer_s=1.5, batched=True),
     }.items():
         encode_corpus(load_cuts(corpus), tokenizer, tmp_path / name, shard_size=3, extraction=extraction)
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") == tree(tmp_path / "c")
 
 
 def test_batches_give_the_tokens_of_utterances_alone(corpus: Path, tmp_path: Path) -> None:
@@ -235,9 +237,11 @@ def test_a_long_recording_in_windows_equals_the_whole_for_mfcc(corpus: Path, tmp
     """utt003 lasts 2.5 s, a window 2 s; MFCC frames look at their neighbourhood only."""
     tokenizer = toy_tokenizer()
     encode_corpus(load_cuts(corpus), tokenizer, tmp_path / "s", shard_size=9)
-    by_id = {cut.id: tokens for cut, tokens in TokenStore.open(tmp_path / "s")}
-    frames = tokenizer.upstream.num_frames(round(2.5 * RATE))
-    assert len(by_id["utt003"]) == frames == 248
+    by_id = {cut.id: (cut, tokens) for cut, tokens in TokenStore.open(tmp_path / "s")}
+    cut, tokens = by_id["utt003"]
+    whole = replace(tokenizer, config=replace(tokenizer.config, windows=None))
+    assert len(tokens) == tokenizer.upstream.num_frames(round(2.5 * RATE)) == 248
+    assert np.array_equal(tokens.codes, whole.encode(read_audio(cut, RATE), RATE).codes)
 
 
 def test_the_command_writes_a_store_and_prints_files(
