@@ -167,7 +167,7 @@ class MappedFrames:
     Args:
         source: the frames.
         width: dimensions after the function.
-        function: (n, D) frames to (n, width), row by row.
+        function: (n, D) frames to (n, width), row by row, on any device.
     """
 
     def __init__(self, source: FrameSource, width: int, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -179,7 +179,7 @@ class MappedFrames:
     def chunks(self) -> Iterator[Chunk]:
         """One pass."""
         for chunk in self._source.chunks():
-            yield Chunk(self._function(chunk.frames), chunk.keys)
+            yield Chunk(self._function(chunk.frames).cpu(), chunk.keys)
 
 
 def columns(source: FrameSource, first: int, width: int) -> MappedFrames:

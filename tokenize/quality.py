@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.audio import read_audio
+from voxtok.manifests.audio import Samples, read_audio
 from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
@@ -27,7 +27,7 @@ from voxtok.tokenize.metrics import LEAKAGE, PURITY, Report, value_of, written
 from voxtok.tokenize.quantizer import Quantizer, open_quantizer
 from voxtok.tokenize.rate_page import write_rates
 from voxtok.tokenize.report import write_report
-from voxtok.tokenize.stream_meter import Rate, StreamMeter
+from voxtok.tokenize.stream_meter import Rate, StreamMeter, stream_pairs
 from voxtok.tokenize.tokenizer import Tokenizer, read_description, require_same
 from voxtok.tokenize.unit_edit import EncodedPairs, encoded_pairs, unit_edit
 
@@ -93,32 +93,43 @@ def measure_streams(config: QualityConfig) -> tuple[list[Report], list[Rate]]:
             progress.add(cut.duration)
     codebook = Codebook.load(folder / "codebook.safetensors")
     quantizer = open_quantizer(codebook, torch.device("cpu"))
-    abx = [token_abx(one, quantizer if len(sizes) == 1 else None) for one in meter.meters]
-    pairs: EncodedPairs = {}
-    if config.ued_utterances or config.abx_features:
-        tokenizer = Tokenizer.load(folder, device=config.device, upstream=config.upstream)
-        rate = tokenizer.upstream.sampling_rate
-        if config.abx_features:
-            features = partial(_features, tokenizer=tokenizer)
-            found = meter.meters[0].abx("features", features, ["angular"], tokenizer.upstream.device)
-            abx = [one + found for one in abx]
-        some = [utterance.cut for utterance in meter.meters[0].drawn()[: config.ued_utterances]]
-        pairs = encoded_pairs(
-            some,
-            tokenizer.upstream,
-            lambda samples: tokenizer.encode(samples, rate).expand().codes[:, chosen],
-            config.seed,
-        )
-    layers = described["layers"]
-    described |= {"layer": layers[0] if len(layers) == 1 else "+".join(map(str, layers))}
-    known = {name: described[name] for name in TOKENIZER_FIELDS if name in described}
+    features, pairs = _with_model(config, folder, meter, chosen)
     reports = []
     for i, stream in enumerate(chosen):
-        mine: EncodedPairs = {name: [(a[:, i], b[:, i]) for a, b in rows] for name, rows in pairs.items()}
-        of_stream = known | {"vocab_size": sizes[stream]} | ({"stream": stream} if len(sizes) > 1 else {})
-        reports.append(make_report(config.store, of_stream, meter.meters[i], abx[i], mine))
+        one, mine = meter.meters[i], stream_pairs(pairs, i)
+        abx = token_abx(one, quantizer if len(sizes) == 1 else None)
+        tokenizer = _tokenizer_fields(described, sizes, stream)
+        reports.append(make_report(config.store, tokenizer, one, abx + features, mine))
     together = meter.rates(config.store, codebook.kind, quantizer, pairs) if len(chosen) > 1 else []
     return reports, together
+
+
+def _with_model(
+    config: QualityConfig, folder: Path, meter: StreamMeter, chosen: Sequence[int]
+) -> tuple[list[AbxResult], EncodedPairs]:
+    """What the SSL model is needed for: ABX of features, and tokens of changed audio."""
+    if not config.ued_utterances and not config.abx_features:
+        return [], {}
+    tokenizer = Tokenizer.load(folder, device=config.device, upstream=config.upstream)
+    first, rate = meter.meters[0], tokenizer.upstream.sampling_rate
+    abx: list[AbxResult] = []
+    if config.abx_features:
+        features = partial(_features, tokenizer=tokenizer)
+        abx = first.abx("features", features, ["angular"], tokenizer.upstream.device)
+
+    def encode(samples: Samples) -> Codes:
+        return tokenizer.encode(samples, rate).expand().codes[:, chosen]
+
+    some = [utterance.cut for utterance in first.drawn()[: config.ued_utterances]]
+    return abx, encoded_pairs(some, tokenizer.upstream, encode, config.seed)
+
+
+def _tokenizer_fields(described: dict[str, Any], sizes: Sequence[int], stream: int) -> dict[str, Any]:
+    """The TOKENIZER_FIELDS of one stream."""
+    layer = described["layers"][0] if len(described["layers"]) == 1 else "+".join(map(str, described["layers"]))
+    known = {**described, "layer": layer, "vocab_size": sizes[stream]}
+    found = {name: known[name] for name in TOKENIZER_FIELDS}
+    return found | ({"stream": stream} if len(sizes) > 1 else {})
 
 
 def _chosen(config: QualityConfig, streams: int) -> list[int]:

@@ -130,13 +130,18 @@ class StreamMeter:
         return points
 
 
+def stream_pairs(pairs: EncodedPairs, stream: int) -> EncodedPairs:
+    """One stream's (frames,) tokens of (frames, streams) pairs."""
+    return {name: [(a[:, stream], b[:, stream]) for a, b in rows] for name, rows in pairs.items()}
+
+
 def stream_ued(pairs: EncodedPairs, streams: int) -> list[float]:
     """Mean unit edit distance over the changes, of each stream of (frames, streams) pairs; empty without pairs."""
     if not any(pairs.values()):
         return []
     found = []
     for stream in range(streams):
-        scores = [unit_edit([(a[:, stream], b[:, stream]) for a, b in rows]) for rows in pairs.values()]
+        scores = [unit_edit(rows) for rows in stream_pairs(pairs, stream).values()]
         found.append(float(np.mean([score.ued for score in scores if score is not None])))
     return found
 

@@ -30,9 +30,10 @@ from voxtok.tokenize.meter import Codes, Meter
 from voxtok.tokenize.metrics import Report
 from voxtok.tokenize.quality import make_report, token_abx
 from voxtok.tokenize.report import write_report
+from voxtok.tokenize.stream_meter import stream_pairs
 from voxtok.tokenize.sweep_page import write_sweep
 from voxtok.tokenize.tokenizer import Tokenizer
-from voxtok.tokenize.unit_edit import EncodedPairs, encoded_pairs
+from voxtok.tokenize.unit_edit import encoded_pairs
 from voxtok.tokenize.upstream import Upstream
 from voxtok.tokenize.windows import extract_samples
 
@@ -121,7 +122,7 @@ def score_all(
     pairs = encoded_pairs(some, upstream, encode, config.seed)
     reports = []
     for i, (tokenizer, meter) in enumerate(zip(tokenizers, meters, strict=True)):
-        mine: EncodedPairs = {name: [(a[:, i], b[:, i]) for a, b in found] for name, found in pairs.items()}
+        mine = stream_pairs(pairs, i)
         described = {"fingerprint": tokenizer.fingerprint, **asdict(tokenizer.config)}
         described |= {"layer": tokenizer.config.layers[0], "vocab_size": tokenizer.vocab_sizes[0]}
         described["frame_rate_hz"] = tokenizer.frame_rate_hz
