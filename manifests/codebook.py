@@ -11,8 +11,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from voxtok.runtime.errors import ConfigError, CorruptFile
-from voxtok.runtime.files import sha256, write_bytes
+from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
+from voxtok.runtime.files import checked_description, sha256, write_bytes
 
 FORMAT = "voxtok-codebook"
 VERSION = 1
@@ -73,15 +73,11 @@ class Codebook:
         try:
             with safe_open(path, framework="numpy") as file:
                 described = json.loads((file.metadata() or {}).get("codebook", "{}"))
-                found = (described.get("format"), described.get("version"))
-                if found != (FORMAT, VERSION):
-                    raise CorruptFile(
-                        f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}"
-                    )
+                described = checked_description(described, path, FORMAT, VERSION, ("kind", "settings"))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
                 return cls(described["kind"], described["settings"], arrays)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise CorruptFile(f"{path}: not a readable codebook ({error})") from error
+            raise CorruptFile(f"{path}: not a readable codebook ({one_line(error)})") from error
 
 
 def kmeans_codebook(centroids: npt.NDArray[Any]) -> Codebook:

@@ -136,7 +136,7 @@ def _call(function: Callable[..., Any], corpus_dir: Path, settings: dict[str, An
     try:
         return function(**given)
     except Exception as error:  # recipes raise anything, AssertionError included
-        raise ManifestError(f"Lhotse's {function.__name__} failed: {error or type(error).__name__}") from error
+        raise ManifestError(f"Lhotse's {function.__name__} failed: {str(error) or type(error).__name__}") from error
 
 
 def _parts(result: Any, name: str = "") -> Iterator[tuple[str, CutSet]]:

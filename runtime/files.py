@@ -4,10 +4,12 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from voxtok.runtime.errors import CorruptFile, one_line
 
 
 @contextmanager
@@ -43,8 +45,40 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        CorruptFile: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFile(f"{path} is not JSON: {one_line(error)}") from error
+
+
+def read_description(path: Path | str, file_format: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
+    """Read one of our own JSON files, as `checked_description` has it."""
+    return checked_description(read_json(path), path, file_format, version, keys)
+
+
+def checked_description(
+    described: Any, path: Path | str, file_format: str, version: int, keys: Sequence[str]
+) -> dict[str, Any]:
+    """What one of our own files says of itself, once its format, version and keys are right.
+
+    Raises:
+        CorruptFile: another format, a version that this release does not know, or a key is missing.
+    """
+    found = described if isinstance(described, dict) else {}
+    if (found.get("format"), found.get("version")) != (file_format, version):
+        raise CorruptFile(
+            f"{path}: expected {file_format} version {version}, "
+            f"found {found.get('format')} version {found.get('version')}"
+        )
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise CorruptFile(f"{path}: damaged, it does not say {', '.join(missing)}")
+    return found
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Any]) -> None:

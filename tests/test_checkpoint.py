@@ -72,6 +72,13 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
         checkpoint.preprocessor()
 
 
+def test_files_of_old_pytorch_were_called_corrupt(tmp_path: Path) -> None:
+    """torch.save's format before 1.6 is not a zip archive and cannot be memory-mapped."""
+    weights = {"a": torch.arange(6.0).view(2, 3)}
+    torch.save(weights, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path / "old.bin")["a"], weights["a"])
+
+
 @pytest.mark.parametrize("name", ["nobody/nothing", "nobody/nothing@v1", "not a name!", "a/b/c"])
 def test_an_unknown_name_says_where_was_looked(name: str) -> None:
     """Offline: a folder, then the hub's cache."""

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from voxtok.runtime.errors import CorruptFile
+from voxtok.tokenize import import_codebook
 from voxtok.tokenize.import_codebook import read_centroids
 
 FRAMES = np.random.default_rng(0).normal(size=(200, 7)).astype(np.float32)
@@ -30,6 +31,26 @@ def test_joblib_pickles_of_scikit_learn(kind: type, compress: int, protocol: int
     model = fitted(kind)
     joblib.dump(model, tmp_path / "km.bin", compress=compress, protocol=protocol)
     assert np.array_equal(read_centroids(tmp_path / "km.bin"), model.cluster_centers_)
+
+
+@pytest.mark.parametrize("method", ["zlib", "gzip", "bz2", "xz", "lzma"])
+def test_only_zlib_was_unpacked(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fitted(KMeans)
+    joblib.dump(model, tmp_path / "km.bin", compress=(method, 3))
+    assert np.array_equal(read_centroids(tmp_path / "km.bin"), model.cluster_centers_)
+    whole = (tmp_path / "km.bin").read_bytes()
+    (tmp_path / "cut.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorruptFile):
+        read_centroids(tmp_path / "cut.bin")
+    monkeypatch.setattr(import_codebook, "MOST_BYTES", 500)
+    with pytest.raises(CorruptFile, match="unpacks to more than 500 bytes"):
+        read_centroids(tmp_path / "km.bin")
+
+
+def test_an_error_without_message_was_shown_as_empty_brackets(tmp_path: Path) -> None:
+    (tmp_path / "km.bin").write_bytes(b"")
+    with pytest.raises(CorruptFile, match="EOFError"):
+        read_centroids(tmp_path / "km.bin")
 
 
 @pytest.mark.parametrize("protocol", range(6))

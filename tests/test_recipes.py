@@ -131,10 +131,25 @@ def test_segments_are_one_cut_an_utterance(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_what_cannot_be(
-    tmp_path: Path, name: str, options: dict[str, object], error: type[Exception], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: dict[str, object],
+    error: type[Exception],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where Lhotse's switchboard leaves the file that it cannot download
     with pytest.raises(error, match=message):
         prepare(name, tmp_path / "nowhere", tmp_path / "out", **options)
+
+
+def test_an_error_without_message_was_shown_as_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare_silence(corpus_dir: Path) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(lhotse.recipes, "prepare_silence", prepare_silence, raising=False)
+    with pytest.raises(ManifestError, match="prepare_silence failed: AssertionError"):
+        prepare("silence", tmp_path, tmp_path / "out")
 
 
 def test_a_folder_with_nothing_of_it(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.runtime.files import read_json
 from voxtok.tokenize.weights import Weights, read_weights
 
@@ -64,10 +64,7 @@ class Checkpoint:
         raise ConfigError(f"{self.name}: no model.safetensors and no pytorch_model.bin in {self.folder}")
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            value = read_json(self.folder / name)
-        except ValueError as error:
-            raise CorruptFile(f"{self.folder / name} is not JSON: {error}") from error
+        value = read_json(self.folder / name)
         if not isinstance(value, dict):
             raise CorruptFile(f"{self.folder / name} should hold a JSON object")
         return value
@@ -107,7 +104,7 @@ def _from_hub(name: str) -> Path:
         folder = download(SMALL_FILES + SAFE_FILES)
         return folder if any(folder.glob("*.safetensors")) else download(SMALL_FILES + TORCH_FILES)
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = "" if offline else f" ({str(error).strip().splitlines()[0]})"
+        reason = "" if offline else f" ({one_line(error)})"
         raise ConfigError(
             f"no model {name!r}: not a folder here, and not found as {repo!r} in {hub}{reason};"
             " give a folder that save_pretrained wrote, a hub id, torchaudio:NAME, mfcc or logmel"

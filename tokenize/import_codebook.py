@@ -5,7 +5,10 @@ mHuBERT L11 km1000, SpeechBrain's). The pickles are read by an unpickler in whic
 record: arrays and numbers come out, nothing is imported and nothing is called.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import pickle
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +23,7 @@ import torch
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.upstream import Normalization
@@ -31,9 +34,12 @@ CENTROID_NAMES = ("cluster_centers_", "centroids", "cluster_centers", "codebook"
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError),
-    *(pickle.UnpicklingError, zlib.error),
+    *(pickle.UnpicklingError, zlib.error, lzma.LZMAError),
 )
 """What readers raise on damaged or hostile files."""
+
+MOST_BYTES = 4 * 2**30
+"""A packed file that unpacks to more is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,7 @@ def read_centroids(path: Path | str) -> npt.NDArray[np.float32]:
         else:
             found = read_pickle(path)
     except UNREADABLE as error:
-        raise CorruptFile(f"{path}: not a readable codebook ({error})") from error
+        raise CorruptFile(f"{path}: not a readable codebook ({one_line(error)})") from error
     centroids = _centroids(found)
     if centroids is None:
         raise CorruptFile(f"{path}: holds no (K, D) array under any of the names {', '.join(CENTROID_NAMES)}")
@@ -231,11 +237,27 @@ class _InertUnpickler(_PurePython):  # type: ignore[misc]
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a plain or zlib-compressed joblib/pickle file into dicts, arrays and inert records."""
-    content = path.read_bytes()
-    if content[:1] == b"\x78":
-        content = zlib.decompress(content)
+    """Read a plain or compressed (zlib, gzip, bz2, xz, lzma) joblib/pickle file into dicts, arrays, inert records."""
+    content = _unpacked(path)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it unpacks to more than {MOST_BYTES} bytes")
     return _InertUnpickler(cast(Any, io.BytesIO(content))).load()
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content, and of a packed file one byte more than MOST_BYTES at most."""
+    head = _head(path)
+    if head.startswith(b"\x78"):
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(path.read_bytes(), MOST_BYTES + 1)
+        if not unpacking.eof and len(content) <= MOST_BYTES:
+            raise EOFError("the file ends inside its packed data")
+        return content
+    for magic, packed in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma), (b"\x5d\0\0", lzma)):
+        if head.startswith(magic):
+            with packed.open(path) as file:
+                return bytes(file.read(MOST_BYTES + 1))
+    return path.read_bytes()
 
 
 def import_codebook(config: ImportConfig) -> Tokenizer:

@@ -4,13 +4,14 @@ The hash is over tensors, not files, so the same weights in safetensors or in Py
 """
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from voxtok.runtime.errors import CorruptFile
+from voxtok.runtime.errors import CorruptFile, one_line
 
 Weights = dict[str, torch.Tensor]
 
@@ -26,9 +27,10 @@ def read_weights(path: Path) -> Weights:
             from safetensors.torch import load_file
 
             return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        zipped = zipfile.is_zipfile(path)  # torch.save's format since 1.6, the only one that can be memory-mapped
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:
-        raise CorruptFile(f"{path} cannot be read as weights: {str(error).strip().splitlines()[0]}") from error
+        raise CorruptFile(f"{path} cannot be read as weights: {one_line(error)}") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise CorruptFile(f"{path} should hold a state dict: names and tensors, nothing else")
     return weights
