@@ -41,7 +41,8 @@ class ConvFront:
         (weight, bias), *rest = [
             _layer_weights(reader, architecture, index) for index in range(len(architecture.kernels))
         ]
-        self.first = torch.cat([weight, bias[None]]).double()  # (kernel + 1, C): the last row is the bias
+        self.unfolded = torch.cat([weight, bias[None]])  # (kernel + 1, C): the first convolution, its bias last
+        self.exact = self.unfolded.double()
         self.rest = [reader.cast(weight, bias) for weight, bias in rest]
         normed = 1 if architecture.front_norm == "group" else len(architecture.kernels)
         self.norms = [
@@ -50,18 +51,16 @@ class ConvFront:
         ]
 
     def fold(self, scaling: Scaling, moments: Moments) -> torch.Tensor:
-        """The first convolution's weights for one recording, its group norm (if it has one) folded in.
+        """The first convolution's weights for one recording, its group norm folded in; `unfolded` are those without.
 
         Args:
             scaling: of the recording's waveform.
-            moments: over the recording's samples as they were before scaling, with windows if there is a group norm.
+            moments: over the recording's samples as they were before scaling, with windows.
 
         Returns:
             (kernel + 1, C) float32; the last row is the bias.
         """
-        if self.architecture.front_norm == "layer":
-            return self.first.float()
-        weight, bias = self.first[:-1], self.first[-1]
+        weight, bias = self.exact[:-1], self.exact[-1]
         mean, covariance = moments.window()
         channel_mean = ((mean - scaling.mean) * scaling.gain) @ weight + bias
         variance = ((covariance * scaling.gain**2) @ weight * weight).sum(0).clamp_min(0)
@@ -74,7 +73,7 @@ class ConvFront:
 
         Args:
             waveforms: (B, T) float32, scaled, with finite padding.
-            first: (B, kernel + 1, C) float32, from `fold`.
+            first: (B, kernel + 1, C) float32, from `fold`, or `unfolded`.
 
         Returns:
             (B, F, C') in the computation's dtype; frames that see padding are of no use.

@@ -222,21 +222,17 @@ class Wav2Vec2:
 
     def _scale(self, samples: torch.Tensor, moments: Moments | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The normalised waveform, and the first convolution's weights for it."""
+        if self._epsilon is None and not self._window:
+            return samples, self._front.unfolded
         if moments is None:
             moments = gather([samples], self._window, self.architecture.strides[0])
         else:
             moments = Moments(moments.samples.to(samples.device), moments.windows.to(samples.device))
-        if self._epsilon is None:
-            zero = torch.zeros((), dtype=torch.float64, device=samples.device)
-            return samples, self._front.fold(Scaling(zero, zero + 1), moments)
         mean, variance = moments.waveform()
-        if self._epsilon is not None:
-            scaling = Scaling(mean, torch.rsqrt(variance + self._epsilon))
-        elif self._window:  # the group norm takes the mean away in any case; without it, fewer digits are lost
-            scaling = Scaling(mean, torch.ones_like(mean))
-        else:
-            scaling = Scaling(torch.zeros_like(mean), torch.ones_like(mean))
-        return (samples - scaling.mean.float()) * scaling.gain.float(), self._front.fold(scaling, moments)
+        # A group norm takes the mean away in any case; before the first convolution, fewer digits are lost.
+        gain = torch.ones_like(mean) if self._epsilon is None else torch.rsqrt(variance + self._epsilon)
+        first = self._front.fold(Scaling(mean, gain), moments) if self._window else self._front.unfolded
+        return (samples - mean.float()) * gain.float(), first
 
     def _layers(self, hidden: torch.Tensor, padding: torch.Tensor | None, highest: int) -> Iterable[torch.Tensor]:
         """The input to block 1, then each block's output up to `highest`, each (B, F, D)."""
