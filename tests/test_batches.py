@@ -125,3 +125,14 @@ def test_other_errors_pass() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         halve_on_oom([1, 2], run)
+
+
+def test_a_library_that_cannot_allocate_counts_as_out_of_memory() -> None:
+    """cuBLAS and cuFFT raise plain RuntimeErrors."""
+
+    def run(batch: Sequence[int]) -> list[int]:
+        if len(batch) > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+        return list(batch)
+
+    assert halve_on_oom([1, 2], run) == [1, 2]

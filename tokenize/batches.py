@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from voxtok.runtime.errors import OutOfMemory
+from voxtok.runtime.errors import OutOfMemory, one_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,8 +64,11 @@ def halve_on_oom(batch: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]]) 
     """
     try:
         return list(run(batch))
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+    except RuntimeError as error:
+        # cuBLAS and cuFFT have no class of their own for it.
+        if not isinstance(error, torch.OutOfMemoryError) and "ALLOC_FAILED" not in str(error):
+            raise
+        reason = one_line(error)
     # Out of the except block the failed run's tensors are no longer held by its traceback.
     torch.cuda.empty_cache()
     if len(batch) == 1:
