@@ -1,9 +1,8 @@
 """Subword units over tokens: BPE or unigram pieces of several tokens each, by sentencepiece.
 
-sentencepiece works on text, so token t is written as the character with code point FIRST_CODE_POINT + t. That stays in
-this file: pieces are numbers to programs and `12-12-7` to people. Above the Basic Multilingual Plane there is neither
-white space, nor a surrogate, nor a character that sentencepiece gives a meaning. Every single token is a piece, seen in
-training or not, so any sequence of tokens has an exact way there and back, without an unknown piece.
+sentencepiece works on text, so each token is written as a character. That stays in this file: pieces are numbers to
+programs and `12-12-7` to people. Every single token is a piece, seen in training or not, so any sequence of tokens has
+an exact way there and back, without an unknown piece.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +26,16 @@ from voxtok.runtime.files import write_bytes
 Kind = Literal["bpe", "unigram"]
 Pieces = npt.NDArray[np.int64]
 
-FIRST_CODE_POINT = 0x10000
-MOST_TOKENS = 0x110000 - FIRST_CODE_POINT
+BLOCKS = (
+    *((lead << 6, 64) for lead in range(0x04, 0x20)),  # U+0100 .. U+07FF, two bytes of UTF-8
+    *((lead << 12, 4096) for lead in (4, 5, 6, 7, 8, 9, 10, 11, 12, 14)),  # three bytes
+    *((max(lead << 18, 0x10000), 32768) for lead in range(5)),  # four bytes
+)
+"""(first code point, size) of the characters for tokens; each block has a first byte of UTF-8 of its own.
+
+Left out are white space, surrogates, and what has a meaning to sentencepiece: U+2581 and U+FFFD among them.
+"""
+MOST_TOKENS = sum(size for _, size in BLOCKS)
 SENTENCE_TOKENS = 8192
 """Longer utterances are cut for training: sentencepiece's trainer has limits on a sentence. Encoding has none."""
 LONGEST_SENTENCE_BYTES = 1 << 30
@@ -121,7 +128,8 @@ class Subwords:
         if of_tokens is None:
             return lengths
         frames = np.concatenate([[0], np.cumsum(of_tokens, dtype=np.int64)])
-        return np.diff(frames[np.concatenate([[0], np.cumsum(lengths)])])
+        ends: Pieces = frames[np.concatenate([[0], np.cumsum(lengths)])]
+        return np.diff(ends)
 
     def apply(self, tokens: TokenSequence, fingerprint: str) -> TokenSequence:
         """The same utterance in pieces, which last as many frames as their tokens.
@@ -179,11 +187,8 @@ class Subwords:
         """All pieces' tokens end to end, and where each piece starts, (vocab_size + 1,)."""
         size = self._processor.get_piece_size()
         texts = self._processor.id_to_piece(list(range(UNKNOWN, size)))
-        points = np.frombuffer("".join(texts).encode("utf-32-le"), dtype="<u4")
-        if len(points) and points.min() < FIRST_CODE_POINT:
-            raise ValueError("its pieces are not made of tokens")
+        tokens = from_text("".join(texts))
         starts = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
-        tokens = points - np.uint32(FIRST_CODE_POINT)
         return tokens.astype(smallest_dtype(int(tokens.max(initial=0)) + 1)), starts
 
     @property
@@ -231,11 +236,11 @@ def train_subwords(sequences: Iterable[Codes], *, unit_vocab_size: int, vocab_si
     first = next(sentences, None)
     if first is None:
         raise ConfigError("there are no tokens to train subwords on")
-    model = io.BytesIO()
+    model, failures = io.BytesIO(), list[Exception]()
     # Every token is also a sentence of its own: required_chars of sentencepiece leaves out those never seen.
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=chain(as_text(np.arange(unit_vocab_size)), [first], sentences),
+            sentence_iterator=chain(as_text(np.arange(unit_vocab_size)), [first], _watched(sentences, failures)),
             model_writer=model,
             model_type=kind,
             vocab_size=vocab_size + UNKNOWN,
@@ -258,6 +263,8 @@ def train_subwords(sequences: Iterable[Codes], *, unit_vocab_size: int, vocab_si
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failures:
+            raise failures[0] from error
         most = re.search(r"<= (\d+)", str(error))
         if most is None:
             raise ConfigError(f"sentencepiece could not train {vocab_size} pieces: {error}") from error
@@ -268,9 +275,37 @@ def train_subwords(sequences: Iterable[Codes], *, unit_vocab_size: int, vocab_si
     return Subwords(model.getvalue())
 
 
+@cache
+def code_points() -> npt.NDArray[np.uint32]:
+    """(MOST_TOKENS,) the character of each token: from every block one, then from every block the next.
+
+    sentencepiece 0.2.3 looks for the substrings to begin unigram with among bytes, and finds only those that are
+    followed by characters with different first bytes: tokens from one block would give it next to none.
+    """
+    points = np.concatenate([np.arange(start, start + size) for start, size in BLOCKS])
+    places = np.concatenate([np.arange(size) for _, size in BLOCKS])
+    return points[np.argsort(places, kind="stable")].astype("<u4")
+
+
 def as_text(codes: npt.NDArray[Any]) -> str:
     """Tokens as sentencepiece sees them; never to be shown."""
-    return (codes + FIRST_CODE_POINT).astype("<u4").tobytes().decode("utf-32-le")
+    points: npt.NDArray[np.uint32] = code_points()[codes]
+    return points.tobytes().decode("utf-32-le")
+
+
+def from_text(text: str) -> npt.NDArray[np.int64]:
+    """The inverse of `as_text`.
+
+    Raises:
+        ValueError: a character that stands for no token.
+    """
+    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    order = np.argsort(code_points())
+    places = np.searchsorted(code_points()[order], points).clip(max=MOST_TOKENS - 1)
+    tokens: npt.NDArray[np.int64] = order[places]
+    if not np.array_equal(code_points()[tokens], points):
+        raise ValueError("its pieces are not made of tokens")
+    return tokens
 
 
 def _sentences(sequences: Iterable[Codes], unit_vocab_size: int) -> Iterator[str]:
@@ -278,3 +313,12 @@ def _sentences(sequences: Iterable[Codes], unit_vocab_size: int) -> Iterator[str
         checked = Subwords._checked(codes, unit_vocab_size, "token")
         for start in range(0, len(checked), SENTENCE_TOKENS):
             yield as_text(checked[start : start + SENTENCE_TOKENS])
+
+
+def _watched(sentences: Iterator[str], failures: list[Exception]) -> Iterator[str]:
+    """Keep the error that ends `sentences`: sentencepiece turns it into one of its own."""
+    try:
+        yield from sentences
+    except Exception as error:
+        failures.append(error)
+        raise
