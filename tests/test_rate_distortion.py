@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.toy_corpus import write_toy_corpus
+from tests.tiny_codecs import CODECS, save_codec
+from tests.toy_corpus import toy_speech, write_toy_corpus
 from tests.toy_tokenizer import saved_toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.commands import main
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.fit_codebook import QuantizerConfig
+from voxtok.tokenize.import_codec import codec_tokenizer
 from voxtok.tokenize.quality import QualityConfig, measure_streams
 from voxtok.tokenize.rate_distortion import RateDistortionConfig, quantizer_of, rate_distortion
 from voxtok.tokenize.stream_meter import Rate
@@ -83,6 +85,24 @@ def test_more_bits_err_less(points: list[Rate]) -> None:
     by_name: dict[Any, Rate] = {(point.name, point.streams): point for point in points}
     assert 0 < by_name["rvq:6x2", 2].error < by_name["rvq:6x2", 1].error < 1  # type: ignore[operator]
     assert by_name["rvq:6x2", 2].bitrate_bps > by_name["rvq:6x2", 1].bitrate_bps
+
+
+@pytest.mark.parametrize("family", CODECS)
+def test_a_codec_has_a_point_for_every_number_of_streams(
+    config: RateDistortionConfig, tmp_path: Path, family: str
+) -> None:
+    """And its first streams stand for the vectors that a tokenizer of so many streams gives."""
+    checkpoint = str(save_codec(family, tmp_path / "codec"))
+    tokenizer, fewer = (codec_tokenizer(checkpoint, streams=n, dedup=False, device="cpu") for n in (3, 2))
+    tokenizer.save(tmp_path / "t")
+    codes = tokenizer.encode(toy_speech(0.5, seed=1)[0], 16000).codes
+    assert np.array_equal(tokenizer.centroids(codes[:, :2]), fewer.centroids(codes[:, :2]))
+    settings: dict[str, Any] = {"silence": "count", "ued_utterances": 0, "device": "cpu", "out": str(tmp_path / "out")}
+    points = rate_distortion(
+        RateDistortionConfig(heldout_cuts=config.heldout_cuts, tokenizers=(str(tmp_path / "t"),), **settings)
+    )
+    assert [(point.quantizer, point.streams) for point in points] == [("codec", n) for n in (1, 2, 3)]
+    assert all(point.error is not None and point.error > 0 for point in points)
 
 
 @pytest.mark.parametrize(

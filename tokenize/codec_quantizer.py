@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from voxtok.manifests.codebook import Codebook
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.assign import Assigner
+from voxtok.tokenize.quantizer import check_frames
 
 Array = npt.NDArray[np.float32]
 
@@ -63,8 +64,8 @@ class Group:
         return torch.stack(codes, dim=1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """(N, S) tokens to (N, D) float64."""
-        chosen = [words[column] for words, column in zip(self._centroids, codes.T, strict=True)]
+        """(N, S) tokens, or those of the first stages only, to (N, D) float64."""
+        chosen = [words[column] for words, column in zip(self._centroids, codes.T, strict=False)]
         return self.project_out(torch.stack(chosen).sum(dim=0))
 
 
@@ -87,8 +88,7 @@ class CodecQuantizer:
         Raises:
             ConfigError: frames of another width, or not finite.
         """
-        if frames.ndim != 2 or frames.shape[1] != self.width:
-            raise ConfigError(f"frames are (N, {self.width}), not {tuple(frames.shape)}")
+        check_frames(frames, self.width)
         latents = frames.to(self._device).double()
         codes = []
         for group in self._groups:
@@ -98,9 +98,10 @@ class CodecQuantizer:
         return torch.cat(codes, dim=1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """See Quantizer."""
+        """See Quantizer; codes may be those of the first stages only."""
         codes = codes.to(self._device)
-        total = torch.stack([group.decode(codes[:, group.stages]) for group in self._groups]).sum(dim=0)
+        given = [group for group in self._groups if group.stages.start < codes.shape[1]]
+        total = torch.stack([group.decode(codes[:, group.stages]) for group in given]).sum(dim=0)
         return total.float()
 
 

@@ -8,6 +8,9 @@ from voxtok.manifests.codebook import Codebook
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.assign import Assigner
 
+RESIDUAL = ("rvq", "codec")
+"""Kinds whose first streams alone stand for vectors, coarser ones."""
+
 
 class Quantizer(Protocol):
     """A fitted quantizer on one device.

@@ -26,6 +26,7 @@ from voxtok.tokenize.compare import CompareConfig, side_by_side, training_cuts, 
 from voxtok.tokenize.extract import ExtractConfig, extract
 from voxtok.tokenize.fit_codebook import STREAMED, QuantizerConfig, fit_codebook
 from voxtok.tokenize.meter import Codes
+from voxtok.tokenize.quantizer import RESIDUAL
 from voxtok.tokenize.rate_page import write_rates
 from voxtok.tokenize.reconstruction import ReconstructionCounts
 from voxtok.tokenize.stream_meter import Rate, StreamMeter
@@ -129,7 +130,7 @@ class Scored:
         self.meter = StreamMeter(tokenizer.quantizer.vocab_sizes, tokenizer.frame_rate_hz, config)
         streams = len(tokenizer.quantizer.vocab_sizes)
         device = tokenizer.upstream.device
-        self._prefixes = list(range(1, streams + 1)) if tokenizer.codebook.kind == "rvq" else [streams]
+        self._prefixes = list(range(1, streams + 1)) if tokenizer.codebook.kind in RESIDUAL else [streams]
         self._counts = [ReconstructionCounts(tokenizer.quantizer, device) for _ in self._prefixes]
 
     def add(self, cut: Cut, features: dict[int, torch.Tensor]) -> None:

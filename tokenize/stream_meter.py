@@ -15,7 +15,7 @@ from lhotse.cut import Cut
 
 from voxtok.tokenize.meter import AbxResult, Codes, Meter, Scoring, Utterance
 from voxtok.tokenize.purity import Counts, entropy_bits
-from voxtok.tokenize.quantizer import Quantizer
+from voxtok.tokenize.quantizer import RESIDUAL, Quantizer
 from voxtok.tokenize.unit_edit import EncodedPairs, unit_edit
 
 
@@ -102,7 +102,7 @@ class StreamMeter:
             errors: relative errors of the first 1, 2, ... streams, where known; of all streams where one is given.
         """
         last = len(self.meters)
-        counts = list(range(1, last + 1)) if kind == "rvq" else [last]
+        counts = list(range(1, last + 1)) if kind in RESIDUAL else [last]
         purities = [meter.purity() for meter in self.meters]
         pnmi = [found.pnmi for found in purities if found is not None]
         usages = [meter.usage() for meter in self.meters]

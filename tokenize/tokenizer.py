@@ -23,7 +23,7 @@ from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.runtime.files import read_json, sha256, write_json
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract_arrays
-from voxtok.tokenize.quantizer import Quantizer, check_codes, open_quantizer
+from voxtok.tokenize.quantizer import RESIDUAL, Quantizer, check_codes, open_quantizer
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
 
@@ -191,7 +191,7 @@ class Tokenizer:
             ConfigError: another number of streams, or a token that the codebook does not have.
         """
         wanted = torch.from_numpy(codes.astype(np.int64))
-        check_codes(wanted, self.quantizer.vocab_sizes, fewer=self.codebook.kind == "rvq")  # a prefix is coarser
+        check_codes(wanted, self.quantizer.vocab_sizes, fewer=self.codebook.kind in RESIDUAL)
         vectors: npt.NDArray[np.float32] = self.quantizer.decode(wanted.to(self.upstream.device)).cpu().numpy()
         return vectors
 
