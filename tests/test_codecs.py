@@ -1,6 +1,7 @@
 """Neural codecs as tokenizers: their codes and their sound equal the models' own, whole or in pieces, in any batch."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,15 @@ from tests.tiny_codecs import (
     save_codec,
     tiny_codec,
 )
+from tests.toy_corpus import write_toy_corpus
 from tests.toy_frames import gaussian_frames
 from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.store import TokenStore
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.tokenize.codec import Codec
 from voxtok.tokenize.codec_quantizer import codec_codebook, open_codec
+from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.import_codec import codec_tokenizer, decode_codec, main
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer
@@ -71,6 +76,8 @@ def test_every_prefix_of_the_streams_is_a_tokenizer(family: str, folders: dict[s
     ]
     few, all_of_them = [tokenizer.encode(samples, SAMPLING_RATES[family]).codes for tokenizer in tokenizers]
     assert few.tolist() == all_of_them[:, :2].tolist()
+    prefix = torch.from_numpy(few.astype(np.int64))
+    assert torch.equal(*(tokenizer.quantizer.decode(prefix) for tokenizer in tokenizers))
     assert tokenizers[0].fingerprint != tokenizers[1].fingerprint
 
 
@@ -129,7 +136,7 @@ def test_the_decoder_is_the_vocoder(family: str, folders: dict[str, Path]) -> No
 @pytest.mark.parametrize("family", CODECS)
 def test_tokens_do_not_depend_on_neighbours(family: str, folders: dict[str, Path]) -> None:
     quantizer = open_codec(codec_codebook(codec(folders[family]).model, STREAMS[family]), CPU)
-    frames = gaussian_frames(3000, quantizer.width, 1)
+    frames = gaussian_frames(300, quantizer.width, 1)
     whole = quantizer.encode(frames)
     assert torch.equal(whole, torch.cat([quantizer.encode(part) for part in frames.split(7)]))
     assert all(len(set(column)) > 1 for column in whole[:, :2].T.tolist())
@@ -170,6 +177,20 @@ def test_the_command_makes_a_tokenizer_that_loads(
     other = save_codec(family, tmp_path / "other", seed=1)
     with pytest.raises(TokenizerMismatch):
         Tokenizer.load(out, device="cpu", upstream=str(other))
+
+
+def test_a_store_of_codec_tokens_is_whole(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A corpus at 16 kHz through a codec at 24 kHz: resampled, encoded, stored, and read with all its streams."""
+    cuts = list(load_cuts(write_toy_corpus(tmp_path / "corpus", [0.4, 1.0, 0.7])))
+    tokenizer = codec_tokenizer(str(folders["mimi"]), streams=3, dedup=True, device="cpu")
+    summary = encode_corpus(cuts, tokenizer, tmp_path / "store", shard_size=2)
+    assert summary is not None and summary["utterances"] == 3 and summary["rejected"] == 0
+    store = TokenStore.open(tmp_path / "store")
+    assert store.info.vocab_sizes == (32, 32, 32) and store.frame_rate_hz == 12.5
+    for cut, tokens in store:
+        expected = tokenizer.encode(cut.load_audio(), 16000)
+        assert tokens.expand().codes.tolist() == expected.expand().codes.tolist()
+        assert tokens.num_frames == math.ceil(cut.duration * 12.5)
 
 
 def test_weights_in_half_precision_compute_in_float32(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +14,19 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.toy_corpus import write_toy_corpus
 from tests.toy_frames import structured_frames
 from voxtok.manifests.codebook import Codebook
+from voxtok.runtime.commands import main as command
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, CorruptFile, MissingPart
+from voxtok.runtime.files import read_json
 from voxtok.tokenize.frames import EVERY_KEY, ArrayFrames, Chunk
-from voxtok.tokenize.learned import RoundedLevels, fit_learned, open_learned
+from voxtok.tokenize.learned import RoundedLevels, open_learned
 from voxtok.tokenize.learned_fit import fit_autoencoder
 from voxtok.tokenize.learned_networks import Autoencoder, LearnedConfig, as_codebook
 from voxtok.tokenize.quantizer import open_quantizer
+from voxtok.tokenize.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
 CONFIGS = {
@@ -44,7 +50,7 @@ def frames() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def codebooks(frames: torch.Tensor) -> dict[str, tuple[Codebook, dict[str, object]]]:
+def codebooks(frames: torch.Tensor) -> dict[str, tuple[Codebook, dict[str, Any]]]:
     """A fitted codebook of each kind, and its report."""
     heldout = ArrayFrames(7 * structured_frames(500, 12, 2, num_modes=20), 0)
     return {
@@ -55,7 +61,7 @@ def codebooks(frames: torch.Tensor) -> dict[str, tuple[Codebook, dict[str, objec
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_describe_frames(
-    kind: str, frames: torch.Tensor, codebooks: dict[str, tuple[Codebook, dict[str, object]]]
+    kind: str, frames: torch.Tensor, codebooks: dict[str, tuple[Codebook, dict[str, Any]]]
 ) -> None:
     """The error is well below the variance, most tokens are used, and the report says what a loop finds."""
     codebook, report = codebooks[kind]
@@ -67,17 +73,20 @@ def test_tokens_describe_frames(
     assert report["inertia"] == pytest.approx(float(error), rel=1e-5)
     assert report["variance"] == pytest.approx(float(variance), rel=1e-5)
     assert isinstance(report["heldout_inertia"], float) and report["heldout_inertia"] < 0.6 * variance
-    sizes = [[column.tolist().count(k) for k in range(size)] for column, size in zip(codes.T, quantizer.vocab_sizes)]  # noqa: B905
-    assert report["cluster_sizes"] == (sizes if len(sizes) > 1 else sizes[0])
-    entropy = [-sum(n / 3000 * math.log(n / 3000) for n in stream if n) for stream in sizes]
-    perplexity = [math.exp(h) for h in entropy]
-    assert report["perplexity"] == pytest.approx(perplexity if len(sizes) > 1 else perplexity[0])
-    assert min(perplexity) > quantizer.vocab_sizes[0] / 4
+    streams: list[Any] = report.get("streams", [report])
+    for column, size, use in zip(codes.T.tolist(), quantizer.vocab_sizes, streams, strict=True):
+        sizes = [column.count(token) for token in range(size)]
+        entropy = -sum(n / 3000 * math.log(n / 3000) for n in sizes if n)
+        assert use["cluster_sizes"] == sizes and use["dead"] == [k for k, n in enumerate(sizes) if not n]
+        assert use["perplexity"] == pytest.approx(math.exp(entropy))
+        assert use["usage"] > 0.25
+    used = report["perplexity"]
+    assert used == ([use["perplexity"] for use in streams] if kind == "gumbel" else streams[0]["perplexity"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_do_not_depend_on_chunks(
-    kind: str, frames: torch.Tensor, codebooks: dict[str, tuple[Codebook, dict[str, object]]], tmp_path: Path
+    kind: str, frames: torch.Tensor, codebooks: dict[str, tuple[Codebook, dict[str, Any]]], tmp_path: Path
 ) -> None:
     codebook, _ = codebooks[kind]
     codebook.save(tmp_path / "codebook.safetensors")
@@ -209,21 +218,20 @@ def test_dead_codewords_are_restarted(frames: torch.Tensor) -> None:
     assert len(quantize(model.encoder(batch)[None])[1].unique()) > 12
 
 
-def test_the_usual_settings_are_reached_by_kind(frames: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `voxtok fit` calls; short, since only the way there is tested."""
-    seen = []
-
-    def fit(source: object, config: LearnedConfig, *rest: object) -> tuple[None, dict[str, object]]:
-        seen.append(config)
-        return None, {}
-
-    monkeypatch.setattr("voxtok.tokenize.learned_fit.fit_autoencoder", fit)
-    fit_learned(ArrayFrames(frames, 0), "fsq", 15, (5, 3), Ranks(), CPU, seed=4)
-    fit_learned(ArrayFrames(frames, 0), "vq", 15, (), Ranks(), CPU)
-    assert [(one.kind, one.vocab_size, one.levels, one.seed) for one in seen] == [
-        ("fsq", 15, (5, 3), 4),
-        ("vq", 15, (), 0),
-    ]
+@pytest.mark.parametrize("kind", KINDS)
+def test_voxtok_fit_reaches_them_by_name(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few steps, since only the way there and back is tested."""
+    monkeypatch.setattr("voxtok.tokenize.learned_networks.LearnedConfig", partial(LearnedConfig, steps=20))
+    cuts = write_toy_corpus(tmp_path / "corpus", [1.0, 1.5, 0.7])
+    words = ["--levels", "5,3"] if kind == "fsq" else []
+    words += ["--quantizer", kind, "--vocab-size", "15", "--upstream", "mfcc", "--layer", "0", "--dedup", "false"]
+    assert command(["fit", "--cuts", str(cuts), "--out", str(tmp_path / "t"), "--device", "cpu", *words]) == 0
+    tokenizer = Tokenizer.load(tmp_path / "t", device="cpu")
+    health = read_json(tmp_path / "t" / "health.json")
+    assert tokenizer.codebook.kind == kind and tokenizer.vocab_sizes == (15,)
+    assert health["config"]["seed"] == 0 and sum(health["cluster_sizes"]) == health["frames"]
+    tokens = tokenizer.encode(np.random.default_rng(0).normal(size=8000), 16000)
+    assert tokenizer.centroids(tokens.codes).shape == (len(tokens), 39)
 
 
 @pytest.mark.parametrize(
@@ -241,12 +249,12 @@ def test_the_usual_settings_are_reached_by_kind(frames: torch.Tensor, monkeypatc
         ({"kind": "vq", "vocab_size": 5, "decay": 1.0}, "decay"),
     ],
 )
-def test_impossible_options_are_named(options: dict[str, object], message: str) -> None:
+def test_impossible_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        LearnedConfig(**options)  # type: ignore[arg-type]
+        LearnedConfig(**options)
 
 
-def test_bad_use_is_named(frames: torch.Tensor, codebooks: dict[str, tuple[Codebook, dict[str, object]]]) -> None:
+def test_bad_use_is_named(frames: torch.Tensor, codebooks: dict[str, tuple[Codebook, dict[str, Any]]]) -> None:
     config = CONFIGS["vq"]
     with pytest.raises(ConfigError, match="10 frames cannot make 24 tokens"):
         fit_autoencoder(ArrayFrames(frames[:10], 0), config, Ranks(), CPU)
@@ -257,6 +265,8 @@ def test_bad_use_is_named(frames: torch.Tensor, codebooks: dict[str, tuple[Codeb
     with pytest.raises(ConfigError, match="frame 1234 is not finite"):
         fit_autoencoder(ArrayFrames(broken, 0), config, Ranks(), CPU)
     for codebook, _ in codebooks.values():
+        with pytest.raises(ConfigError, match=r"\(N, 12\)"):
+            open_learned(codebook, CPU).encode(frames[:, :5])
         with pytest.raises(ConfigError, match="frame 1234 is not finite"):
             open_learned(codebook, CPU).encode(broken)
         arrays = {name: array for name, array in codebook.arrays.items() if not name.startswith("decoder")}

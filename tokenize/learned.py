@@ -21,6 +21,7 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.assign import Assigner
 from voxtok.tokenize.frames import FrameSource
+from voxtok.tokenize.quantizer import check_frames
 
 BLOCK_FRAMES = 4096
 """Frames projected at once: their float64 logits stay in bounded memory."""
@@ -98,8 +99,9 @@ class Learned:
         """See Quantizer.
 
         Raises:
-            ConfigError: a frame that is not finite.
+            ConfigError: frames of another width, or not finite.
         """
+        check_frames(frames, self.width)
         parts = [torch.empty(0, len(self.vocab_sizes), dtype=torch.int64, device=self._encoder.device)]
         for start, block in _blocks(frames.to(self._encoder.device)):
             finite = torch.isfinite(block).all(dim=1)

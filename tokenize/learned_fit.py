@@ -221,14 +221,19 @@ def _evaluate(codebook: Codebook, source: FrameSource, device: torch.device) -> 
         num_frames += len(frames)
         for count, column in zip(counts, codes.cpu().T, strict=True):
             count += torch.bincount(column, minlength=len(count))
-    used = [perplexity(count) for count in counts]
-    dead = [(count == 0).nonzero()[:, 0].tolist() for count in counts]
-    sizes = [count.tolist() for count in counts]
-    several = len(counts) > 1
+    streams = [_use_of(count) for count in counts]
+    use = streams[0]
+    if len(streams) > 1:
+        use = {"perplexity": [stream["perplexity"] for stream in streams], "streams": streams}
+    return {"frames": num_frames, "inertia": error / max(num_frames, 1), **use}
+
+
+def _use_of(counts: torch.Tensor) -> dict[str, Any]:
+    """How one stream's (K,) tokens are used."""
+    used = perplexity(counts)
     return {
-        "frames": num_frames,
-        "inertia": error / max(num_frames, 1),
-        "perplexity": used if several else used[0],
-        "dead": dead if several else dead[0],
-        "cluster_sizes": sizes if several else sizes[0],
+        "perplexity": used,
+        "usage": used / len(counts),
+        "dead": (counts == 0).nonzero()[:, 0].tolist(),
+        "cluster_sizes": counts.tolist(),
     }
