@@ -2,7 +2,7 @@
 # hubert-mini: the small SSL model that is installed with voxtok, from speech to checkpoint and scores, on one CPU core.
 # Run it again after a stop: it goes on.
 #
-#   DATA=/data/speech ./run.sh           real speech: the corpora below, as Lhotse manifests with audio beside them
+#   DATA=/data/speech ./run.sh    real speech: folders of Lhotse manifests, CORPORA to train on and TEST to score on
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
@@ -19,22 +19,22 @@ voxtok corpus join --cuts "[$cuts$exp/synth/cuts.jsonl.gz]" --without "$data/$te
 # The convolutions learn to be a filter bank.
 voxtok distill --config "$here/conf/distill_front.yaml" --cuts "$exp/train.jsonl.gz" --out "$exp/front" $steps
 
-# tokens NAME UPSTREAM LAYER K: a codebook, and the tokens of all training speech.
+# tokens NAME UPSTREAM LAYER K HOURS: a codebook, and the tokens of all training speech.
 tokens() {
-    voxtok fit --upstream "$2" --layer "$3" --vocab-size "$4" --dedup false --hours 1 \
+    voxtok fit --upstream "$2" --layer "$3" --vocab-size "$4" --dedup false --hours "$5" \
         --cuts "$exp/train.jsonl.gz" --out "$exp/tokenizer_$1"
     voxtok encode --tokenizer "$exp/tokenizer_$1" --cuts "$exp/train.jsonl.gz" --out "$exp/tokens_$1"
 }
 
 # Iteration 1: tokens of filter banks, the mean of speech subtracted.
-tokens mfcc mfcc-cmn 0 "${K1:-100}"
-tokens logmel logmel-cmn 0 "${K2:-200}"
+tokens mfcc mfcc-cmn 0 "${K1:-100}" 1
+tokens logmel logmel-cmn 0 "${K2:-200}" 1
 voxtok pretrain --config "$here/conf/pretrain_iter1.yaml" --init "$exp/front/model" --out "$exp/iter1" \
     --stores "[$exp/tokens_mfcc,$exp/tokens_logmel]" $steps
 
 # Iterations 2 to 4: tokens of segment means of the last layer of the model before.
 for i in 2 3 4; do
-    tokens "iter$i" "pooled:$exp/iter$((i - 1))/model" 5 "${K2:-200}"
+    tokens "iter$i" "pooled:$exp/iter$((i - 1))/model" 5 "${K2:-200}" 0.7
     voxtok pretrain --config "$here/conf/pretrain_iter$i.yaml" --init "$exp/iter$((i - 1))/model" --out "$exp/iter$i" \
         --stores "[$exp/tokens_iter$i]" $steps
 done
