@@ -216,7 +216,9 @@ class Subwords:
         return array.astype(np.int64, copy=False)
 
 
-def train_subwords(sequences: Iterable[Codes], *, unit_vocab_size: int, vocab_size: int, kind: Kind) -> Subwords:
+def train_subwords(
+    sequences: Iterable[npt.NDArray[Any]], *, unit_vocab_size: int, vocab_size: int, kind: Kind
+) -> Subwords:
     """Train pieces on sequences of (N,) tokens; equal sequences in equal order give equal bytes.
 
     Args:
@@ -308,7 +310,7 @@ def from_text(text: str) -> npt.NDArray[np.int64]:
     return tokens
 
 
-def _sentences(sequences: Iterable[Codes], unit_vocab_size: int) -> Iterator[str]:
+def _sentences(sequences: Iterable[npt.NDArray[Any]], unit_vocab_size: int) -> Iterator[str]:
     for codes in sequences:
         checked = Subwords._checked(codes, unit_vocab_size, "token")
         for start in range(0, len(checked), SENTENCE_TOKENS):
