@@ -11,7 +11,8 @@ from lhotse.cut import MonoCut
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.errors import BadAudio, ConfigError
-from voxtok.tokenize.extract import ExtractConfig, extract, extract_arrays
+from voxtok.tokenize import load
+from voxtok.tokenize.extract import ExtractConfig, _finite, extract, extract_arrays
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.windows import WindowConfig
 
@@ -45,7 +46,7 @@ def test_one_file_of_huge_samples_stopped_the_whole_corpus(tmp_path: Path, batch
 def test_huge_samples_in_memory_are_a_named_error(duration_s: float) -> None:
     upstream = load_upstream("mfcc", device="cpu")
     utterances = [toy_speech(0.5, seed=0)[0], toy_speech(duration_s, seed=1)[0] * np.float32(1e25)]
-    with pytest.raises(ConfigError, match="utterance 1: the model's features are NaN or infinite"):
+    with pytest.raises(ConfigError, match="utterance 1: the model's features are NaN, infinite"):
         extract_arrays(utterances, upstream, [0], mfcc, ExtractConfig(windows=WINDOWS))
 
 
@@ -56,3 +57,16 @@ def test_a_cut_without_recording_crashed_the_corpus(tmp_path: Path, duration_s: 
     results = extract(cuts, load_upstream("mfcc", device="cpu"), [0], mfcc, ExtractConfig(windows=WINDOWS))
     found = [result.row() if isinstance(result, BadAudio) else len(result) for _, result in results]
     assert found == [48, {"id": "bare", "reason": "missing", "detail": "the cut has no recording"}, 68]
+
+
+def test_finite_features_too_large_to_compare_are_not_used() -> None:
+    """1e20 is a float32 number; its square, which distances are made of, is not."""
+    features = {1: torch.tensor([[1.0, -2.0], [1e20, 0.0], [np.nan, 0.0]]), 2: torch.ones(3, 2)}
+    assert _finite(features).tolist() == [True, False, False]
+
+
+def test_tf32_changed_tokens_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    monkeypatch.setattr(load, "_load", lambda *_: None)
+    load.load_upstream("mfcc", device="cuda")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

@@ -14,7 +14,7 @@ from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
-from voxtok.tokenize.compare import training_cuts
+from voxtok.tokenize.compare import training_cuts, training_frames
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.extract import extract
 from voxtok.tokenize.frames import UtteranceFrames, cached
@@ -115,6 +115,25 @@ def test_a_small_cache_keeps_some_frames_of_every_layer(config: SweepConfig, tmp
     small = replace(config, out=str(tmp_path), cache="disk", cache_gb=2e-5, layers=(2,), vocab_sizes=(4,))
     (report,) = sweep(replace(small, ued_utterances=0))
     assert report["usage"]["vocab_size"] == 4 and report["unit_edit"] == {}
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_of_another_run_was_used(config: SweepConfig, tmp_path: Path) -> None:
+    """As left by a killed run: another layer, other cuts and a changed file each have frames of their own."""
+    upstream = config.load(config.upstream, [1, 2])
+    cuts = [(i, cut) for i, cut in enumerate(load_cuts(config.cuts))][:3]
+
+    def frames(name: str, layer: int, some: Any) -> torch.Tensor:
+        on_disk = replace(config, out=str(tmp_path / name), cache="disk")
+        chunks = training_frames(on_disk, upstream, [layer], some).chunks()
+        return torch.cat([chunk.frames for chunk in chunks])
+
+    for layer, some in ((1, cuts), (2, cuts), (2, cuts[1:])):
+        expected = frames(f"fresh {layer} {len(some)}", layer, some)
+        assert torch.equal(frames("same", layer, some), expected)
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "same").rglob("*.safetensors")}
+        assert torch.equal(frames("same", layer, some), expected)
+        assert {path: path.stat().st_mtime_ns for path in before} == before, "its own cache is used again"
 
 
 def test_a_subset_of_hours_is_seeded(config: SweepConfig) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.score_bounds import ScoreBounds, cheapest_bounds
+from voxtok.tokenize.upstream import forbid_tf32
 
 BLOCK_FRAMES = 1024
 """Frames of a block on a CPU: a block and its scores stay in the caches."""
@@ -50,6 +51,8 @@ class Assigner:
         self.centroids = centroids.to(device=device, dtype=torch.float32)
         self.device = self.centroids.device
         on_cpu = self.device.type == "cpu"
+        if self.device.type == "cuda":
+            forbid_tf32()  # the margin of near ties is that of float32 products
         self.block_frames = BLOCK_FRAMES if on_cpu else max(256, min(BLOCK_SCORES // len(centroids), 1 << 16))
         self._first = _first_of_equals(self.centroids).to(self.device)  # (k,) label of each distinct centroid
         self._offset = self.centroids.double().mean(0).float()  # centred, rounding is relative to the spread

@@ -1,8 +1,9 @@
 """What comparing quantizers on held-out speech takes: options, the SSL model, and one set of frames to fit on."""
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,10 @@ import torch
 from lhotse.cut import Cut
 
 from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.files import read_json, sha256, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract
 from voxtok.tokenize.frames import CachedFrames, UtteranceFrames, cached
@@ -108,11 +111,29 @@ def training_cuts(cuts: str, config: CompareConfig, heldout: set[str]) -> list[t
 def training_frames(
     config: CompareConfig, upstream: Upstream, layers: Sequence[int], cuts: Sequence[tuple[int, Cut]]
 ) -> CachedFrames:
-    """The layers' frames side by side, computed once and kept in the cache."""
+    """The layers' frames side by side, computed once and kept in the cache; `drop_cache` once they are fitted on."""
     width = upstream.width * len(layers)
     frames = UtteranceFrames(width, lambda: _utterances(config, upstream, layers, cuts), config.seed)
-    where: Path | Literal["memory"] = "memory" if config.cache == "memory" else Path(config.out) / "cache"
+    where: Path | Literal["memory"] = "memory"
+    if config.cache == "disk":
+        made_by = [upstream.identity, list(layers), asdict(config.tokenizer("", layers)), config.seed]
+        where = _cache_folder(config, sha256([made_by, [[i, inputs_of(cut)] for i, cut in cuts]]))
     return cached(frames, where, getattr(torch, config.cache_dtype), int(config.cache_gb * 1e9))
+
+
+def _cache_folder(config: CompareConfig, inputs: str) -> Path:
+    """Where frames wait on disk, emptied where they were made of other inputs."""
+    cache = Path(config.out) / "cache"
+    mark = cache / "inputs.json"
+    if not mark.exists() or read_json(mark) != inputs:
+        drop_cache(config)
+        write_json(mark, inputs)
+    return cache / "frames"
+
+
+def drop_cache(config: CompareConfig) -> None:
+    """Delete the frames on disk."""
+    shutil.rmtree(Path(config.out) / "cache", ignore_errors=True)
 
 
 def side_by_side(layers: Sequence[int]) -> Reduce:

@@ -23,7 +23,10 @@ from voxtok.tokenize.windows import Read, WindowConfig, extract_long
 Reduce = Callable[[dict[int, torch.Tensor]], torch.Tensor]
 """What is kept of the features: {layer: (N, D)} on the device -> (N, ...), one row a frame."""
 
-NON_FINITE = "the model's features are NaN or infinite"
+LARGEST_NORM = 1e15
+"""Of a frame of features; beyond, distances between frames are no longer float32 numbers."""
+
+NON_FINITE = "the model's features are NaN, infinite or above 1e15"
 """Why an utterance of finite samples may have no tokens; its batch-mates have theirs."""
 
 
@@ -206,8 +209,9 @@ def _run_batch(
 
 
 def _finite(features: dict[int, torch.Tensor]) -> torch.Tensor:
-    """Whether each frame of {layer: (N, D)} is finite in every layer: (N,)."""
-    return torch.stack([part.isfinite().all(dim=1) for part in features.values()]).all(dim=0)
+    """Whether each frame of {layer: (N, D)} can be quantized, in every layer: (N,)."""
+    norms = torch.stack([torch.linalg.vector_norm(part.float(), dim=1) for part in features.values()])
+    return (norms < LARGEST_NORM).all(dim=0)  # which NaN is not
 
 
 def _windowed(

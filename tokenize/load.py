@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 import torch
 
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
+from voxtok.tokenize.upstream import Dtype, Normalization, Upstream, forbid_tf32
 
 if TYPE_CHECKING:
     from voxtok.tokenize.checkpoint import Checkpoint
@@ -43,6 +43,8 @@ def load_upstream(
             f"dtype {dtype!r} must be one of {get_args(Dtype)}, normalization {normalization!r} of"
             f" {get_args(Normalization)}"
         )
+    if torch.device(device).type == "cuda":
+        forbid_tf32()
     upstream = _load(name, torch.device(device), dtype, normalization, max_layer)
     if compiled:
         from voxtok.tokenize.wav2vec2 import Wav2Vec2

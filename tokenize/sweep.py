@@ -21,7 +21,7 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.compare import CompareConfig, training_cuts, training_frames
+from voxtok.tokenize.compare import CompareConfig, drop_cache, training_cuts, training_frames
 from voxtok.tokenize.extract import extract
 from voxtok.tokenize.frames import columns
 from voxtok.tokenize.kmeans import fit_kmeans
@@ -70,6 +70,7 @@ def sweep(config: SweepConfig) -> list[Report]:
     upstream = config.load(config.upstream, config.layers)
     heldout = list(load_cuts(config.heldout_cuts))
     tokenizers = fit_all(config, upstream, training_cuts(config.cuts, config, {cut.id for cut in heldout}))
+    drop_cache(config)
     reports = score_all(config, upstream, tokenizers, heldout)
     write_sweep(reports, {field.name: getattr(config, field.name) for field in fields(config)}, config.out)
     return reports

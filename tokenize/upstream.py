@@ -12,6 +12,12 @@ Normalization = Literal["checkpoint", "utterance", "none"]
 """Of the waveform: what the checkpoint's preprocessor does, zero mean and unit variance over it, or as it is."""
 
 
+def forbid_tf32() -> None:
+    """Let CUDA compute float32 in float32: TF32, the default of its convolutions, has 10 bits, and tokens follow."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class Upstream(Protocol):
     """A frozen feature extractor on one device.
 
