@@ -1,4 +1,7 @@
-"""`voxtok export`: a token store in the forms that other tools read; one utterance in memory at a time."""
+"""`voxtok export`: a token store in the forms that other tools read.
+
+One utterance is in memory at a time (1000 for parquet), but for kaldi, whose files are sorted: there it is all of them.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +16,14 @@ from lhotse.cut import Cut
 from voxtok.manifests.store import TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype, words
 from voxtok.runtime.config import parse
-from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import atomic, write_json
+from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.files import atomic, read_description, write_json
 from voxtok.runtime.optional import require
 
 Form = Literal["text", "kaldi", "fairseq", "parquet", "flat"]
+
+FLAT, FLAT_VERSION = "voxtok-flat", 1
+FLAT_KEYS = ("fingerprint", "frame_rate_hz", "vocab_sizes", "has_durations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,8 @@ def export(store: TokenStore, to: Form, out: Path | str) -> int:
         The number of utterances written.
 
     Raises:
-        ConfigError: the form cannot hold the store (several streams in fairseq's).
+        ConfigError: the form cannot hold the store: several streams or parts of recordings in fairseq's, ids with
+            white space in lines that begin with them.
     """
     writers: dict[Form, Callable[[TokenStore, Path], int]] = {
         "text": export_text,
@@ -61,14 +68,18 @@ def export_text(store: TokenStore, out: Path) -> int:
     count = 0
     with atomic(out) as file:
         for cut, tokens in store:
-            file.write(f"{cut.id} {words(tokens)}\n".encode())
+            file.write(f"{_one_word(cut.id)} {words(tokens)}\n".encode())
             count += 1
     return count
 
 
 def export_kaldi(store: TokenStore, out: Path) -> int:
-    """A Kaldi data folder whose `text` holds tokens; sorted by id, as Kaldi's tools require."""
-    rows = sorted((cut.id, words(tokens), _speaker(cut), cut.duration) for cut, tokens in store)
+    """A Kaldi data folder whose `text` holds tokens; sorted by id, as Kaldi's tools require, with `_` in speakers for
+    white space.
+    """
+    rows = sorted(
+        (_one_word(cut.id), words(tokens), "_".join(_speaker(cut).split()), cut.duration) for cut, tokens in store
+    )
     speakers: dict[str, list[str]] = {}
     for cut_id, _, speaker, _ in rows:
         speakers.setdefault(speaker, []).append(cut_id)
@@ -87,6 +98,7 @@ def export_fairseq(store: TokenStore, out: Path) -> int:
     with atomic(out / "tokens.tsv") as manifest, atomic(out / "tokens.km") as labels:
         manifest.write(b"/\n")
         for cut, tokens in store:
+            _check_whole(cut)
             manifest.write(f"{_path(cut)}\t{cut.num_samples}\n".encode())
             labels.write(f"{words(tokens)}\n".encode())
             count += 1
@@ -134,10 +146,9 @@ def export_flat(store: TokenStore, out: Path) -> int:
             offsets.append(offsets[-1] + len(tokens))
     with atomic(out / "offsets.npy") as file:
         np.save(file, np.array(offsets, dtype=np.int64), allow_pickle=False)
-    described = {"format": "voxtok-flat", "version": 1, "fingerprint": store.fingerprint}
-    write_json(
-        out / "flat.json", {**described, "frame_rate_hz": store.frame_rate_hz, "vocab_sizes": store.info.vocab_sizes}
-    )
+    values = (store.fingerprint, store.frame_rate_hz, store.info.vocab_sizes, store.info.has_durations)
+    described = {"format": FLAT, "version": FLAT_VERSION, **dict(zip(FLAT_KEYS, values, strict=True))}
+    write_json(out / "flat.json", described)
     return len(offsets) - 1
 
 
@@ -145,9 +156,12 @@ def export_flat(store: TokenStore, out: Path) -> int:
 class FlatTokens:
     """Memory-mapped tokens; `flat[i]` is utterance i, (tokens, streams), without a copy."""
 
-    tokens: Any
-    offsets: Any
+    tokens: Any  # (total, streams), memory-mapped
+    offsets: Any  # (utterances + 1,) int64
     fingerprint: str
+    frame_rate_hz: float
+    vocab_sizes: tuple[int, ...]
+    durations: Any | None  # (total,) uint32 frames, memory-mapped, where a token may stand for several
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -157,11 +171,27 @@ class FlatTokens:
 
 
 def load_flat(folder: Path | str) -> FlatTokens:
-    """Open what `export_flat` wrote."""
+    """Open what `export_flat` wrote.
+
+    Raises:
+        CorruptFile: no such folder, or of another format or version.
+    """
     folder = Path(folder)
-    described = json.loads((folder / "flat.json").read_text())
-    tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-    return FlatTokens(tokens, np.load(folder / "offsets.npy", allow_pickle=False), described["fingerprint"])
+    if not (folder / "flat.json").exists():
+        raise CorruptFile(f"{folder}: not flat tokens (no flat.json)")
+    described = read_description(folder / "flat.json", FLAT, FLAT_VERSION, FLAT_KEYS)
+
+    def mapped(name: str) -> Any:
+        return np.load(folder / name, mmap_mode="r", allow_pickle=False)
+
+    return FlatTokens(
+        tokens=mapped("tokens.npy"),
+        offsets=np.load(folder / "offsets.npy", allow_pickle=False),
+        fingerprint=described["fingerprint"],
+        frame_rate_hz=described["frame_rate_hz"],
+        vocab_sizes=tuple(described["vocab_sizes"]),
+        durations=mapped("durations.npy") if described["has_durations"] else None,
+    )
 
 
 def _npy_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -173,6 +203,30 @@ def _speaker(cut: Cut) -> str:
     """The speaker, or the utterance's own id where none is known, as Kaldi's convention has it."""
     speakers = [supervision.speaker for supervision in cut.supervisions if supervision.speaker]
     return str(speakers[0]) if speakers else cut.id
+
+
+def _one_word(cut_id: str) -> str:
+    """The id, where it can begin a line of words."""
+    if len(cut_id.split()) != 1:
+        raise ConfigError(
+            f"{cut_id!r} has white space, which ends an id in text and kaldi files: "
+            "encode cuts with other ids, or export as parquet or flat"
+        )
+    return cut_id
+
+
+def _check_whole(cut: Cut) -> None:
+    """Refuse what a line of a .tsv cannot say: its readers take whole files as they are."""
+    if not cut.has_recording:
+        return
+    recording = cut.recording
+    part = cut.start > 0 or recording.num_samples > cut.num_samples
+    if part or recording.transforms:
+        kind = "a part of" if part else "a changed form of"
+        raise ConfigError(
+            f"{cut.id} is {kind} its recording, and fairseq's .tsv names whole files as they are: "
+            "save the audio of the cuts first (Lhotse's save_audios), or export as text, parquet or flat"
+        )
 
 
 def _path(cut: Cut) -> str:

@@ -28,7 +28,7 @@ from lhotse.serialization import deserialize_item
 
 from voxtok.manifests.identity import bare
 from voxtok.manifests.tokens import TokenSequence
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.runtime.files import atomic, read_json, read_jsonl, write_json, write_jsonl
 
 FORMAT = "voxtok-tokens"
@@ -262,11 +262,16 @@ class TokenStore:
 
 def _read_arrays(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """(cut id, array) of every member that holds data."""
-    with tarfile.open(path, mode="r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if member.name.endswith(".npy") and content is not None:
-                yield member.name.removesuffix(".npy"), np.load(io.BytesIO(content.read()), allow_pickle=False)
+    try:
+        if path.stat().st_size % tarfile.RECORDSIZE:  # cut between two members, it would read as a shorter one
+            raise EOFError("truncated")
+        with tarfile.open(path, mode="r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                if member.name.endswith(".npy") and content is not None:
+                    yield member.name.removesuffix(".npy"), np.load(io.BytesIO(content.read()), allow_pickle=False)
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise CorruptFile(f"{path}: not readable ({one_line(error)}); encode the shard again") from error
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from lhotse import CutSet
 from lhotse.cut import Cut
+from lhotse.utils import fastcopy
 
 from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
-from voxtok.manifests.export import export, load_flat
+from voxtok.manifests.export import Form, export, load_flat
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
 from voxtok.runtime.errors import ConfigError, CorruptFile
@@ -108,6 +109,24 @@ def test_other_folders_are_named_errors(tmp_path: Path) -> None:
         TokenStore.open(tmp_path)
 
 
+@pytest.mark.parametrize("keep", [0, 700, 2000, 4096, 10239])
+def test_a_damaged_tar_was_an_unnamed_error(keep: int, cuts: list[Cut], tmp_path: Path) -> None:
+    store = write(tmp_path / "s", cuts)
+    path = store.path("tokens", 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:keep] if keep else b"r" * len(whole))
+    with pytest.raises(CorruptFile, match=r"tokens\.000001\.tar"):
+        list(store)
+
+
+@pytest.mark.parametrize("name", ["store.json", "summary.json"])
+def test_damaged_json_was_an_unnamed_error(name: str, cuts: list[Cut], tmp_path: Path) -> None:
+    write(tmp_path / "s", cuts)
+    (tmp_path / "s" / name).write_text("{")
+    with pytest.raises(CorruptFile, match=f"{name} is not JSON"):
+        TokenStore.open(tmp_path / "s").summary["frames"]
+
+
 def test_text_lines(cuts: list[Cut], tmp_path: Path) -> None:
     export(write(tmp_path / "s", cuts), "text", tmp_path / "text")
     for line, cut in zip((tmp_path / "text").read_text().splitlines(), cuts, strict=True):
@@ -155,8 +174,36 @@ def test_flat_arrays_are_memory_mapped(dedup: bool, cuts: list[Cut], tmp_path: P
     assert len(flat) == len(cuts)
     for i, cut in enumerate(cuts):
         assert np.array_equal(flat[i], tokens_of(cut, dedup).codes)
-    if dedup:
-        assert np.load(tmp_path / "flat" / "durations.npy").sum() == sum(len(tokens_of(cut)) for cut in cuts)
+    assert (flat.frame_rate_hz, flat.vocab_sizes) == (50.0, (VOCAB,)) and (flat.durations is not None) == dedup
+    if flat.durations is not None:
+        assert flat.durations.sum() == sum(len(tokens_of(cut)) for cut in cuts)
+    (tmp_path / "flat" / "flat.json").write_text('{"format": "voxtok-flat", "version": 2}')
+    with pytest.raises(CorruptFile, match="expected voxtok-flat version 1, found voxtok-flat version 2"):
+        load_flat(tmp_path / "flat")
+
+
+def test_white_space_made_invalid_kaldi_lines(cuts: list[Cut], tmp_path: Path) -> None:
+    cut = fastcopy(cuts[0], supervisions=[fastcopy(cuts[0].supervisions[0], speaker="Anna  Maria")])
+    export(write(tmp_path / "a", [cut]), "kaldi", tmp_path / "k")
+    assert (tmp_path / "k" / "utt2spk").read_text() == "utt000 Anna_Maria\n"
+    assert (tmp_path / "k" / "spk2utt").read_text() == "Anna_Maria utt000\n"
+    store = write(tmp_path / "b", [fastcopy(cut, id="utt 0")])
+    forms: list[Form] = ["kaldi", "text"]
+    for form in forms:
+        with pytest.raises(ConfigError, match="'utt 0' has white space"):
+            export(store, form, tmp_path / form)
+
+
+@pytest.mark.parametrize("kind", ["start", "end", "resampled", "faster"])
+def test_fairseq_was_given_the_whole_file_of_a_part(kind: str, cuts: list[Cut], tmp_path: Path) -> None:
+    changed = {
+        "start": cuts[1].truncate(offset=0.2),
+        "end": cuts[1].truncate(duration=0.5),
+        "resampled": cuts[1].resample(8000),
+        "faster": cuts[1].perturb_speed(1.1),
+    }[kind]
+    with pytest.raises(ConfigError, match=r"of its recording, and fairseq's \.tsv names whole files"):
+        export(write(tmp_path / "s", [cuts[0], changed]), "fairseq", tmp_path / "f")
 
 
 def two_streams(folder: Path, cuts: list[Cut]) -> TokenStore:
