@@ -200,7 +200,7 @@ def _run_batch(
         }
         usable = [bool(of_frames.all()) for of_frames in _finite(packed).cpu().split(counts)]
         if not all(usable):
-            kept = torch.tensor(usable, device=upstream.device).repeat_interleave(frames)
+            kept = torch.tensor(usable, device=upstream.device).repeat_interleave(frames.to(upstream.device))
             packed = {layer: part[kept] for layer, part in packed.items()}
         if not any(usable):
             return [None] * len(batch)
