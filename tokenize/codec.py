@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.tokenize.checkpoint import Checkpoint
 from voxtok.tokenize.upstream import Dtype, Normalization
 from voxtok.tokenize.weights import hash_weights
@@ -210,8 +210,8 @@ def _model(checkpoint: Checkpoint, family: str) -> Any:
             checkpoint.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CorruptFile(f"{checkpoint.name} is not the codec that its configuration describes: {reason}") from error
+        described = "is not the codec that its configuration describes"
+        raise CorruptFile(f"{checkpoint.name} {described}: {one_line(error)}") from error
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()

@@ -133,7 +133,8 @@ def _cache_folder(config: CompareConfig, inputs: str) -> Path:
 
 def drop_cache(config: CompareConfig) -> None:
     """Delete the frames on disk."""
-    shutil.rmtree(Path(config.out) / "cache", ignore_errors=True)
+    if config.cache == "disk":
+        shutil.rmtree(Path(config.out) / "cache", ignore_errors=True)
 
 
 def side_by_side(layers: Sequence[int]) -> Reduce:

@@ -22,7 +22,7 @@ from voxtok.runtime.distributed import Ranks, pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.compare import CompareConfig, side_by_side, training_cuts, training_frames
+from voxtok.tokenize.compare import CompareConfig, drop_cache, side_by_side, training_cuts, training_frames
 from voxtok.tokenize.extract import ExtractConfig, extract
 from voxtok.tokenize.fit_codebook import STREAMED, QuantizerConfig, fit_codebook
 from voxtok.tokenize.meter import Codes
@@ -118,6 +118,7 @@ def fit_all(config: RateDistortionConfig, heldout: Sequence[Cut]) -> dict[str, T
         folder = Path(config.out) / name.replace(":", "-")
         tokenizers[name].save(folder)
         write_json(folder / "health.json", health)
+    drop_cache(config)
     return tokenizers
 
 
