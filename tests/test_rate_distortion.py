@@ -140,6 +140,9 @@ def test_bad_options_are_named(config: RateDistortionConfig) -> None:
         RateDistortionConfig(**given)
     with pytest.raises(ConfigError, match="needs --cuts, --upstream and --layers"):
         RateDistortionConfig(**given, quantizers=("kmeans:5",))
+    fitted: dict[str, Any] = {"cuts": "c", "upstream": "mfcc", "layers": (1, 3), "quantizers": ("pq:8x3",)}
+    with pytest.raises(ConfigError, match="streams must be a multiple"):
+        RateDistortionConfig(**given, **fitted)
     with pytest.raises(ConfigError, match="once"):
         RateDistortionConfig(**given, tokenizers=("t", "t"))
 

@@ -26,7 +26,7 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, extract
-from voxtok.tokenize.fit_codebook import QuantizerConfig, fit_codebook
+from voxtok.tokenize.fit_codebook import QuantizerConfig, check_layers, fit_codebook
 from voxtok.tokenize.frames import FrameSource, UtteranceFrames, cached
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
@@ -80,10 +80,7 @@ class FitConfig(QuantizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ConfigError("layer needs at least one number, each once")
-        if self.quantizer == "pq" and (self.streams or 0) % len(self.layers):
-            raise ConfigError(f"pq splits each of {len(self.layers)} layers alike: streams must be a multiple of that")
+        check_layers(self, self.layers)
         if not 0 <= self.heldout < 1:
             raise ConfigError("heldout is a share: 0 <= heldout < 1")
         if self.hours is not None and self.hours <= 0:

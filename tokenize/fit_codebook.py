@@ -64,6 +64,18 @@ class QuantizerConfig:
             raise ConfigError(f"--backend {self.backend} is for --quantizer kmeans")
 
 
+def check_layers(config: QuantizerConfig, layers: tuple[int, ...]) -> None:
+    """Check layers that are to be quantized side by side.
+
+    Raises:
+        ConfigError: none, one twice, or a number of streams that would cut through layers.
+    """
+    if not layers or len(set(layers)) < len(layers):
+        raise ConfigError("layers: give at least one number, each once")
+    if config.quantizer == "pq" and (config.streams or 0) % len(layers):
+        raise ConfigError(f"pq splits each of {len(layers)} layers alike: streams must be a multiple of that")
+
+
 def fit_codebook(
     source: FrameSource,
     config: QuantizerConfig,

@@ -24,7 +24,7 @@ from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.compare import CompareConfig, drop_cache, side_by_side, training_cuts, training_frames
 from voxtok.tokenize.extract import ExtractConfig, extract
-from voxtok.tokenize.fit_codebook import STREAMED, QuantizerConfig, fit_codebook
+from voxtok.tokenize.fit_codebook import STREAMED, QuantizerConfig, check_layers, fit_codebook
 from voxtok.tokenize.meter import Codes
 from voxtok.tokenize.quantizer import RESIDUAL
 from voxtok.tokenize.rate_page import write_rates
@@ -62,7 +62,7 @@ class RateDistortionConfig(CompareConfig):
         if len(set(names)) < len(names):
             raise ConfigError("give each of --quantizers and --tokenizers once")
         for name in self.quantizers:
-            quantizer_of(name, self.seed)
+            check_layers(quantizer_of(name, self.seed), self.layers)
 
 
 def quantizer_of(name: str, seed: int) -> QuantizerConfig:
