@@ -14,7 +14,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,16 @@ from lhotse.serialization import deserialize_item
 from voxtok.manifests.identity import bare
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
-from voxtok.runtime.files import atomic, read_json, read_jsonl, write_json, write_jsonl
+from voxtok.runtime.files import (
+    atomic,
+    json_bytes,
+    read_description,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_jsonl,
+)
 
 FORMAT = "voxtok-tokens"
 VERSION = 1
@@ -75,11 +84,11 @@ class TokenStore:
         store = cls(Path(folder), info)
         for name in ("shar", "done"):
             (store.folder / name).mkdir(parents=True, exist_ok=True)
-        described = {"format": FORMAT, "version": VERSION, **asdict(info)}
+        described = json_bytes({"format": FORMAT, "version": VERSION, **asdict(info)})
         file = store.folder / "store.json"
-        if not file.exists() or read_json(file) != json.loads(json.dumps(described)):
+        if not file.exists() or file.read_bytes() != described:
             store.reopen()
-            write_json(file, described)
+            write_bytes(file, described)
         return store
 
     @classmethod
@@ -92,13 +101,12 @@ class TokenStore:
         folder = Path(folder)
         if not (folder / "store.json").exists():
             raise CorruptFile(f"{folder}: not a token store (no store.json)")
-        described = read_json(folder / "store.json")
-        if described.pop("format", None) != FORMAT or described.pop("version", None) != VERSION:
-            raise CorruptFile(f"{folder}/store.json: expected {FORMAT} version {VERSION}")
+        names = [field.name for field in fields(StoreInfo)]
+        described = read_description(folder / "store.json", FORMAT, VERSION, names)
         if not (folder / "summary.json").exists():
             raise CorruptFile(f"{folder}: encoding has not finished; run the same voxtok encode again to complete it")
-        described["vocab_sizes"] = tuple(described["vocab_sizes"])
-        return cls(folder, StoreInfo(**described))
+        info = {name: described[name] for name in names}
+        return cls(folder, StoreInfo(**{**info, "vocab_sizes": tuple(info["vocab_sizes"])}))
 
     @property
     def fingerprint(self) -> str:
@@ -148,8 +156,11 @@ class TokenStore:
         cuts = map(deserialize_item, read_jsonl(self.path("cuts", shard)))
         codes = _read_arrays(self.path("tokens", shard))
         durations = _read_arrays(self.path("durations", shard)) if self.info.has_durations else repeat(("", None))
-        for cut, (name, rows) in zip(cuts, codes, strict=True):
-            _, lengths = next(durations)
+        for cut in cuts:
+            (name, rows), (_, lengths) = (
+                next(codes, ("nothing", np.empty((0, 1), dtype=np.uint8))),
+                next(durations, ("", None)),
+            )
             if name != cut.id:
                 raise CorruptFile(f"{self.path('tokens', shard)} has {name} where the cuts have {cut.id}")
             yield cut, TokenSequence(rows, self.frame_rate_hz, self.fingerprint, lengths)

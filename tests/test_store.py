@@ -104,9 +104,27 @@ def test_a_shorter_corpus_leaves_no_old_shards(cuts: list[Cut], tmp_path: Path) 
 def test_other_folders_are_named_errors(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile, match="not a token store"):
         TokenStore.open(tmp_path)
-    (tmp_path / "store.json").write_text('{"format": "voxtok-tokens", "version": 99}')
-    with pytest.raises(CorruptFile, match="version 1"):
-        TokenStore.open(tmp_path)
+    for content, expected in {
+        '{"format": "voxtok-tokens", "version": 99}': "version 1",
+        '{"format": "voxtok-tokens", "version": 1}': "does not say fingerprint",
+        "rubbish": "JSON",
+    }.items():
+        (tmp_path / "store.json").write_text(content)
+        with pytest.raises(CorruptFile, match=expected):
+            TokenStore.open(tmp_path)
+
+
+def test_a_damaged_store_is_written_anew(cuts: list[Cut], tmp_path: Path) -> None:
+    write(tmp_path / "s", cuts)
+    (tmp_path / "s" / "store.json").write_text("rubbish")
+    assert len(list(write(tmp_path / "s", cuts))) == len(cuts)
+
+
+def test_a_shard_with_fewer_arrays_than_cuts_is_a_named_error(cuts: list[Cut], tmp_path: Path) -> None:
+    store = write(tmp_path / "s", cuts)
+    store.path("tokens", 0).write_bytes(store.path("tokens", 2).read_bytes())
+    with pytest.raises(CorruptFile, match="where the cuts have"):
+        list(store)
 
 
 @pytest.mark.parametrize("keep", [0, 700, 2000, 4096, 10239])

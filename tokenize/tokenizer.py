@@ -6,7 +6,7 @@ bpe.model               subword units over the tokens, where there are any
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from voxtok.manifests.audio import resample
 from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import Codes, TokenSequence, smallest_dtype
+from voxtok.runtime import files
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
-from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.files import sha256, write_json
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract_arrays
 from voxtok.tokenize.quantizer import RESIDUAL, Quantizer, check_codes, open_quantizer
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
@@ -273,11 +274,8 @@ def read_description(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "tokenizer.json"
     if not path.exists():
         raise CorruptFile(f"{folder}: not a tokenizer folder (no tokenizer.json)")
-    described: dict[str, Any] = read_json(path)
-    if described.get("format") != FORMAT or described.get("version") != VERSION:
-        found = f"{described.get('format')} version {described.get('version')}"
-        raise CorruptFile(f"{path}: expected {FORMAT} version {VERSION}, found {found}")
-    return described
+    keys = ("fingerprint", "identity", "codebook", "vocab_sizes", *(field.name for field in fields(TokenizerConfig)))
+    return files.read_description(path, FORMAT, VERSION, keys)
 
 
 def config_of(described: dict[str, Any]) -> TokenizerConfig:
