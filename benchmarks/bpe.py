@@ -23,7 +23,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -54,15 +55,14 @@ def main(argv: list[str]) -> int:
     count = sum(map(len, sequences))
     print(f"{count / 1e6:.2f} M tokens of {units}, {options.vocab} pieces")
     print(f"{'':24} {'train, CPU s':>12} {'M tokens/s':>11} {'tokens a piece':>15}")
-    for kind in ("bpe", "unigram"):
-        subwords, train_s = timed(lambda kind=kind: trained(train_on, units, options.vocab, kind))
+    for kind in get_args(Kind):
+        subwords, train_s = timed(partial(trained, train_on, units, options.vocab, kind))
         row(f"voxtok {kind}", train_s, count, subwords.encode_batch, sequences)
-        sample = lambda batch, subwords=subwords: subwords.sample_batch(batch, alpha=0.1, seed=0)  # noqa: E731
-        row(f"voxtok {kind}, sampled", None, count, sample, sequences)
+        row(f"voxtok {kind}, sampled", None, count, partial(subwords.sample_batch, alpha=0.1, seed=0), sequences)
         if kind == "bpe":
-            parts(subwords, sequences, count)
-        peer, train_s = timed(lambda kind=kind: trained_peer(train_on, units, options.vocab, kind))
-        row(f"tokenizers {kind}", train_s, count, lambda batch, peer=peer: encode_peer(peer, batch), sequences)
+            parts(subwords, sequences)
+        peer, train_s = timed(partial(trained_peer, train_on, units, options.vocab, kind))
+        row(f"tokenizers {kind}", train_s, count, partial(encode_peer, peer), sequences)
     return 0
 
 
@@ -104,7 +104,7 @@ def encode_peer(peer: Any, sequences: Sequences) -> Sequences:
     return [np.array(each.ids, dtype=np.int64) for each in encoded]
 
 
-def parts(subwords: Subwords, sequences: Sequences, count: int) -> None:
+def parts(subwords: Subwords, sequences: Sequences) -> None:
     """Where the time of encoding goes."""
     texts, write_s = timed(lambda: [subwords._text(codes) for codes in sequences])
     found, encode_s = timed(lambda: subwords._processor.encode(texts, num_threads=1))
