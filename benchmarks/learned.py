@@ -1,8 +1,15 @@
 """Learned quantizers against k-means of the same size, on the MFCC of a corpus: error, use of tokens, CPU time.
 
-    python benchmarks/learned.py CUTS --steps 300 --vocab-size 500 --levels 10,10,5
+    python benchmarks/learned.py CUTS --steps 1000 --vocab-size 500 --levels 10,10,5
 
-Errors are mean squared distances over the variance of the frames; a tenth of the utterances is held out.
+Errors are mean squared distances over the variance of the frames; a tenth of the utterances is held out. On 52 minutes
+of LibriSpeech (279818 frames):
+
+            error heldout perplexity  CPU s
+kmeans      0.336    0.382      445.5    9.4
+vq          0.346    0.389      477.9   30.0
+gumbel      0.379    0.415      466.3   70.4
+fsq         0.525    0.564      303.1   13.5
 """
 
 import argparse
