@@ -27,7 +27,7 @@ class KMeansConfig:
     restarts: int = 1
     """Seedings on the sample, of which the best goes on."""
     exchanges: int = 12
-    """Rounds of merging and splitting clusters at most; 0 leaves the seeding's local optimum as it is."""
+    """Rounds of merging and splitting clusters; 0 stays near the seeding's local optimum."""
     passes: int = 8
     """Lloyd steps over all frames at most; 0 fits to the sample only, for corpora that one pass must do."""
     tolerance: float = 5e-4
@@ -63,8 +63,6 @@ class State:
     """Steps made in this phase."""
     inertia: float = math.inf
     """Of the step before, in this phase; in `seed`, the best."""
-    budget: int = 0
-    """Centroids that the next exchange may move."""
     history: tuple[dict[str, Any], ...] = ()
     """One row a step: phase, iteration, frames, inertia of the centroids that the step began with."""
 
@@ -78,9 +76,9 @@ class State:
         row = {"phase": self.phase, "iteration": self.iteration, "frames": num_frames, "inertia": inertia, **more}
         return replace(self, iteration=self.iteration + 1, history=(*self.history, row))
 
-    def entering(self, phase: Phase, budget: int = 0) -> "State":
+    def entering(self, phase: Phase) -> "State":
         """The state at the beginning of another phase."""
-        return replace(self, phase=phase, iteration=0, inertia=math.inf, budget=budget)
+        return replace(self, phase=phase, iteration=0, inertia=math.inf)
 
 
 def state_to_bytes(config: KMeansConfig, state: State) -> bytes:

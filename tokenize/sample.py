@@ -7,7 +7,7 @@ import torch
 
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.frames import Chunk
+from voxtok.tokenize.frames import CHUNK_FRAMES, Chunk
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Sample:
 def draw_sample(
     chunks: Iterable[Chunk], width: int, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device
 ) -> Sample:
-    """Draw `count` frames in one pass; holds twice as many at most.
+    """Draw `count` frames in one pass; holds twice as many at most, at the end.
 
     Args:
         chunks: this rank's frames.
@@ -35,30 +35,48 @@ def draw_sample(
     Raises:
         ConfigError: a frame is not finite in `dtype`.
     """
-    held = Chunk(torch.empty(0, width, dtype=dtype), torch.empty(0, dtype=torch.int64))
-    parts = [held]
-    largest_key: int | None = None
+    held = _Smallest(width, count, dtype)
     num_seen = 0
     for chunk in chunks:
         num_seen += len(chunk)
-        part = chunk if largest_key is None else chunk.below(largest_key)
-        parts.append(Chunk(part.frames.to(dtype), part.keys))
-        if sum(map(len, parts)) >= 2 * count:
-            held = _smallest(parts, count)
-            largest_key = int(held.keys[-1])
-            parts = [held]
-    held = _smallest(parts, count)
-    if not torch.isfinite(held.frames).all():
+        held.add(chunk)
+    mine = held.sorted()
+    del held
+    if not all(part.isfinite().all() for part in mine.frames.split(CHUNK_FRAMES)):  # isfinite holds several copies
         raise ConfigError(f"frames have NaN or infinite values, or values too large for {dtype}")
     total = int(ranks.all_reduce(torch.tensor([num_seen], device=device)))
     if not ranks.connected:
-        return Sample(held.frames, total)
-    frames, keys = (ranks.gather(part.to(device)) for part in (held.frames, held.keys))
-    everyone = [Chunk(*(part.cpu() for part in both)) for both in zip(frames, keys, strict=True)]
-    return Sample(_smallest([held, *everyone[1:]], count).frames, total)
-
-
-def _smallest(parts: list[Chunk], count: int) -> Chunk:
-    keys = torch.cat([part.keys for part in parts])
+        return Sample(mine.frames, total)
+    parts = zip(*(ranks.gather(part.to(device)) for part in (mine.frames, mine.keys)), strict=True)
+    everyone = [Chunk(frames.cpu(), keys.cpu()) for frames, keys in parts] or [mine]
+    keys = torch.cat([part.keys for part in everyone])
     order = keys.argsort(stable=True)[:count]
-    return Chunk(torch.cat([part.frames for part in parts])[order], keys[order])
+    return Sample(torch.cat([part.frames for part in everyone])[order], total)
+
+
+class _Smallest:
+    """The `count` frames with the smallest keys so far, in place and in any order."""
+
+    def __init__(self, width: int, count: int, dtype: torch.dtype) -> None:
+        self._frames = torch.empty(count, width, dtype=dtype)  # no memory is taken before it is filled
+        self._keys = torch.empty(count, dtype=torch.int64)
+        self._filled = 0
+
+    def add(self, chunk: Chunk) -> None:
+        room = min(len(self._keys) - self._filled, len(chunk))
+        self._put(torch.arange(self._filled, self._filled + room), chunk, torch.arange(room))
+        self._filled += room
+        if room == len(chunk):
+            return
+        keys = torch.cat([self._keys, chunk.keys[room:]])
+        bound = keys.kthvalue(len(self._keys)).values
+        leaving = (self._keys > bound).nonzero()[:, 0]
+        self._put(leaving, chunk, room + (chunk.keys[room:] <= bound).nonzero()[:, 0])
+
+    def _put(self, places: torch.Tensor, chunk: Chunk, rows: torch.Tensor) -> None:
+        self._frames[places] = chunk.frames[rows].to(self._frames.dtype)
+        self._keys[places] = chunk.keys[rows]
+
+    def sorted(self) -> Chunk:
+        order = self._keys[: self._filled].argsort(stable=True)
+        return Chunk(self._frames[order], self._keys[order])

@@ -25,16 +25,18 @@ SEED_COMPONENTS = 32
 """Those that seeding sees."""
 PCA_FRAMES = 20
 """Frames per dimension that the components are computed from."""
-SEED_SHARE, EXCHANGE_SHARE = 1 / 8, 1 / 2
-"""Shares of the sample that seeding chooses from, and that exchanges are judged on."""
+SEED_SHARE = 1 / 8
+"""Share of the sample that seeding chooses from."""
 SEED_LLOYD = ((1 / 16, 8), (1 / 4, 8))
 """Lloyd steps of a restart: shares of the sample, and steps on it at most."""
-EXCHANGED = 0.06
-"""Share of the centroids that an exchange may move."""
-EXCHANGE_TOLERANCE = 2e-4
-LLOYD_TOLERANCE = 2e-3
-PROJECTED_FRAMES = 4096
-LLOYD_STEPS = 4
+EXCHANGED = 0.3
+"""Share of the centroids that the first exchange may move."""
+EXCHANGE_SHARES = (1 / 4, 1 / 2, 1.0)
+"""Shares of the sample that the first, middle and last exchanges are judged on."""
+SEED_TOLERANCE, LLOYD_TOLERANCE = 2e-3, 5e-4
+"""Steps end when one lowers the inertia by less than this share."""
+PROJECTED_FRAMES = 1024
+LLOYD_STEPS = 3
 """Lloyd steps on the whole sample at most, among components and again in full."""
 
 
@@ -58,8 +60,6 @@ class SampleFit:
         self._components = directions[:, :COMPONENTS].contiguous()  # (D, C)
         self._projected = torch.empty(len(frames), self._components.shape[1], device=device)  # (n, C)
         self._outside = self._project()
-        self._squares = self._projected.square().sum(1)  # (n,)
-        self._latest: tuple[Tally, torch.Tensor] | None = None
 
     def _project(self) -> float:
         """Fill in the projected frames; returns the mean squared distance to them, which components cannot lower."""
@@ -67,9 +67,10 @@ class SampleFit:
         for start in range(0, len(self._frames), PROJECTED_FRAMES):
             block = slice(start, start + PROJECTED_FRAMES)
             frames = self._frames[block].to(device=self._device, dtype=torch.float32) - self._mean
-            projected = torch.mm(frames, self._components, out=self._projected[block])
-            outside += float(frames.square().sum(dtype=torch.float64) - projected.square().sum(dtype=torch.float64))
-        return max(outside, 0.0) / len(self._frames)
+            torch.mm(frames, self._components, out=self._projected[block])
+            outside += float(torch.linalg.vector_norm(frames, dtype=torch.float64)) ** 2
+        self._squares = torch.linalg.vector_norm(self._projected, dim=1).square_()  # (n,)
+        return max(outside - float(self._squares.sum(dtype=torch.float64)), 0.0) / len(self._frames)
 
     def advance(self, state: State) -> State:
         """Make one step; the phase after the last one is `pass`. A step depends on nothing but the state."""
@@ -93,7 +94,7 @@ class SampleFit:
             before = math.inf
             for _ in range(most):
                 result, _ = self._tally(share, centroids)
-                if before - result.inertia < LLOYD_TOLERANCE * result.inertia:
+                if before - result.inertia < SEED_TOLERANCE * result.inertia:
                     break
                 before, centroids = result.inertia, result.repaired_means()
         state = state.noted(result.num_frames, result.inertia + self._outside)
@@ -101,28 +102,18 @@ class SampleFit:
             state = replace(state, centroids=centroids, inertia=result.inertia)
         if state.iteration < config.restarts:
             return state
-        return state.entering("exchange", budget=max(1, round(EXCHANGED * config.vocab_size)))
+        return state.entering("exchange")
 
     def _exchange(self, state: State) -> State:
-        """Exchange some centroids, settle them by a Lloyd step, and keep that if it is better."""
-        if state.iteration == self._config.exchanges or self._config.vocab_size < 3:
+        """A Lloyd step, and exchanges of ever fewer centroids on ever more of the sample: annealing, in effect."""
+        most, rounds = self._config.vocab_size * EXCHANGED, self._config.exchanges
+        if state.iteration == rounds or self._config.vocab_size < 3:
             return state.entering("sample")
-        latest = self._latest
-        if latest is None or latest[0].centroids is not state.centroids:
-            latest = self._tally(EXCHANGE_SHARE, state.centroids)
-        now, labels = latest
-        moved, done = exchange(self._projected[: len(labels)], labels, now, state.budget)
-        settled = self._tally(EXCHANGE_SHARE, moved)[0].repaired_means()
-        after = self._tally(EXCHANGE_SHARE, settled)
-        gain = now.inertia - after[0].inertia
-        self._latest = after if gain > 0 else latest
-        better = self._latest[0]
-        budget = state.budget if gain > 0 else state.budget // 2
-        state = state.noted(better.num_frames, better.inertia + self._outside)
-        state = replace(state, centroids=better.centroids, budget=budget)
-        if not done or not budget or 0 < gain < EXCHANGE_TOLERANCE * better.inertia:
-            return state.entering("sample")
-        return state
+        share = EXCHANGE_SHARES[state.iteration * len(EXCHANGE_SHARES) // rounds]
+        result, labels = self._tally(share, state.centroids)
+        frames = self._projected[: len(labels)]
+        centroids = exchange(frames, labels, result, max(1, round(most * (1 - state.iteration / rounds))))
+        return replace(state.noted(result.num_frames, result.inertia + self._outside), centroids=centroids)
 
     def _sample(self, state: State) -> State:
         """A Lloyd step among components; the last one leaves them."""
@@ -153,7 +144,7 @@ class SampleFit:
 
 def _settled(state: State, result: Tally) -> bool:
     gain = state.inertia - result.inertia
-    return gain < LLOYD_TOLERANCE / 4 * result.inertia or state.iteration + 1 == LLOYD_STEPS
+    return gain < LLOYD_TOLERANCE * result.inertia or state.iteration + 1 == LLOYD_STEPS
 
 
 def _chunks(frames: torch.Tensor) -> Iterator[Chunk]:

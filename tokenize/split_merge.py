@@ -5,29 +5,30 @@ cheapest ones by Ward's cost (the inertia that merging adds; Ward 1963) and spen
 across the first principal direction, lower the inertia most.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from voxtok.tokenize.lloyd import Tally
 
-HOPE = 2.0
-"""A split gains about this many times what its halves show, once Lloyd steps have moved the borders."""
+WORTH = 0.25
+"""Exchanges are worth it whose split gains this share of what the merge costs: Lloyd steps then move the borders."""
 POWER_STEPS = 3
 BLOCK_CENTROIDS = 1024
 
 
 @dataclass(frozen=True)
 class _Splits:
-    """Some clusters cut in halves."""
+    """Some clusters cut in halves, those first whose inertia (summed over frames) falls most."""
 
-    clusters: list[int]  # best first
-    gains: list[float]  # inertia (summed over frames) that falls away
+    clusters: list[int]
+    gains: list[float]
     left: torch.Tensor  # (m, D) means of the halves
     right: torch.Tensor  # (m, D)
 
 
-def exchange(frames: torch.Tensor, labels: torch.Tensor, tally: Tally, most: int) -> tuple[torch.Tensor, int]:
+def exchange(frames: torch.Tensor, labels: torch.Tensor, tally: Tally, most: int) -> torch.Tensor:
     """Free up to `most` centroids by merging, and split as many clusters; no cluster takes part twice.
 
     Args:
@@ -37,32 +38,33 @@ def exchange(frames: torch.Tensor, labels: torch.Tensor, tally: Tally, most: int
         most: exchanges to make.
 
     Returns:
-        (K, D) float32 centroids, and how many exchanges were worth it.
+        (K, D) float32 means of the clusters, exchanged where that is worth it.
     """
-    means = tally.means()
-    splits = _split(frames, labels, means, tally.errors.argsort(descending=True, stable=True)[: 3 * most])
-    costs, partners = _merge_costs(means, tally.counts)
+    means, counts = tally.means(), tally.counts.double()
+    splits = _split(frames, labels, means, tally.errors.argsort(descending=True, stable=True)[: 2 * most])
     centroids = means.clone()
-    counts = tally.counts.double()
+    for freed, partner, at in _pairs(*_merge_costs(means, tally.counts), splits, most):
+        weights = counts[[freed, partner]] / counts[[freed, partner]].sum().clamp(min=1)
+        centroids[partner] = (weights @ means[[freed, partner]].double()).float()
+        centroids[splits.clusters[at]], centroids[freed] = splits.left[at], splits.right[at]
+    return centroids
+
+
+def _pairs(costs: torch.Tensor, partners: torch.Tensor, splits: _Splits, most: int) -> Iterator[tuple[int, int, int]]:
+    """The cheapest merges with the best splits: freed centroid, the one it merges with, place among the splits."""
     used: set[int] = set()
-    done = at = 0
+    left = list(range(len(splits.clusters)))
     for freed in costs.argsort(stable=True).tolist():
         partner = int(partners[freed])
-        if done == most or freed in used or partner in used:
-            if done == most:
-                break
+        if freed in used or partner in used:
             continue
-        while at < len(splits.clusters) and splits.clusters[at] in used | {freed, partner}:
-            at += 1
-        if at == len(splits.clusters) or HOPE * splits.gains[at] <= float(costs[freed]):
-            break
-        split = splits.clusters[at]
-        weights = counts[[freed, partner]] / counts[[freed, partner]].sum().clamp(min=1)
-        centroids[partner] = (weights[:, None] * means[[freed, partner]].double()).sum(0).float()
-        centroids[split], centroids[freed] = splits.left[at], splits.right[at]
-        used |= {freed, partner, split}
-        done += 1
-    return centroids, done
+        left = [at for at in left if splits.clusters[at] not in used]
+        at = next((at for at in left if splits.clusters[at] not in (freed, partner)), None)
+        if not most or at is None or splits.gains[at] <= WORTH * float(costs[freed]):
+            return
+        used |= {freed, partner, splits.clusters[at]}
+        most -= 1
+        yield freed, partner, at
 
 
 def _merge_costs(means: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
