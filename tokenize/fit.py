@@ -204,7 +204,7 @@ def _described(config: FitConfig) -> TokenizerConfig:
 
 
 RESULT_OPTIONS = (
-    *("quantizer", "vocab_size", "streams", "levels", "dedup", "seed", "backend"),
+    *("quantizer", "vocab_size", "streams", "levels", "dedup", "seed", "backend", "restarts", "passes", "steps"),
     *("window_s", "overlap_s", "cache", "cache_gb", "cache_dtype"),
 )
 """Options that change the codebook, beside the cuts, the upstream and the layers."""

@@ -39,6 +39,12 @@ class QuantizerConfig:
     """Seed of the subset, the sampling of frames, the seeding of centroids and random projections."""
     backend: Literal["voxtok", "faiss"] = "voxtok"
     """Which k-means fits."""
+    restarts: int = 1
+    """Fits of k-means to the random sample, of which the best goes on to all frames."""
+    passes: int = 8
+    """Most passes of k-means over all frames; it stops earlier where the inertia hardly falls."""
+    steps: int = 3000
+    """Updates of vq, gumbel and fsq."""
 
     def __post_init__(self) -> None:
         if self.quantizer not in QUANTIZERS:
@@ -55,9 +61,11 @@ class QuantizerConfig:
         if bool(self.levels) != (self.quantizer == "fsq"):
             needs = "takes no" if self.levels else "needs"
             raise ConfigError(f"--quantizer {self.quantizer} {needs} --levels")
-        if self.levels and (min(self.levels) < 2 or prod(self.levels) != self.vocab_size):
+        if min(self.restarts, self.steps) < 1 or self.passes < 0:
+            raise ConfigError("restarts and steps must be at least 1, passes at least 0")
+        if self.levels and (min(self.levels) < 3 or prod(self.levels) != self.vocab_size):
             raise ConfigError(
-                f"levels are at least 2 each and their product is the vocabulary size: {self.levels} make "
+                f"levels are at least 3 each and their product is the vocabulary size: {self.levels} make "
                 f"{prod(self.levels)} tokens, not {self.vocab_size}"
             )
         if self.backend != "voxtok" and self.quantizer != "kmeans":
@@ -102,7 +110,13 @@ def fit_codebook(
         ConfigError: more tokens than frames, frames that are not finite, or a width that streams cannot share.
     """
     streams = config.streams or 1
-    kmeans = KMeansConfig(vocab_size=config.vocab_size, seed=config.seed, backend=config.backend)
+    kmeans = KMeansConfig(
+        vocab_size=config.vocab_size,
+        seed=config.seed,
+        backend=config.backend,
+        restarts=config.restarts,
+        passes=config.passes,
+    )
     match config.quantizer:
         case "kmeans":
             path = None if checkpoint is None else checkpoint / "kmeans"
@@ -127,8 +141,14 @@ def fit_codebook(
                 source, config.vocab_size, streams, config.seed, ranks, device, heldout=heldout
             )
         case kind:
-            from voxtok.tokenize.learned import fit_learned
+            from voxtok.tokenize.learned_fit import fit_autoencoder
+            from voxtok.tokenize.learned_networks import LearnedConfig
 
-            return fit_learned(
-                source, kind, config.vocab_size, config.levels, ranks, device, checkpoint, heldout, config.seed
+            settings = LearnedConfig(
+                kind=kind,
+                vocab_size=config.vocab_size,
+                levels=config.levels,
+                steps=config.steps,
+                seed=config.seed,
             )
+            return fit_autoencoder(source, settings, ranks, device, checkpoint, heldout)

@@ -11,60 +11,19 @@ once, decides no token.
 
 from collections.abc import Iterator
 from math import prod
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from voxtok.manifests.codebook import Codebook
-from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.assign import Assigner
-from voxtok.tokenize.frames import FrameSource
 from voxtok.tokenize.quantizer import check_frames
 
 BLOCK_FRAMES = 4096
 """Frames projected at once: their float64 logits stay in bounded memory."""
 BOUND_MARGIN = 1e-3
 """How far beyond the outermost levels fsq's bound reaches (Mentzer et al., appendix A)."""
-
-
-def fit_learned(
-    source: FrameSource,
-    kind: str,
-    vocab_size: int,
-    levels: tuple[int, ...],
-    ranks: Ranks,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    heldout: FrameSource | None = None,
-    seed: int = 0,
-) -> tuple[Codebook, dict[str, Any]]:
-    """Train a learned quantizer with the usual settings; `learned_fit.fit_autoencoder` takes all of them.
-
-    Args:
-        source: frames, read again and again.
-        kind: vq, gumbel or fsq.
-        vocab_size: K; for fsq the product of the levels.
-        levels: of fsq, such as (8, 5, 5, 5); empty for the others.
-        ranks: must be one.
-        device: where it trains.
-        checkpoint: folder of what is half done; a killed fit goes on there and ends with the same bytes.
-        heldout: other frames, to report the error on.
-        seed: of weights, order and noise.
-
-    Returns:
-        The codebook, and its health as JSON: inertia, heldout_inertia, perplexity, ...
-
-    Raises:
-        ConfigError: several ranks, fewer frames than tokens, frames that are not finite, impossible levels.
-        MissingPart: vq and fsq train with the package vector-quantize-pytorch.
-    """
-    from voxtok.tokenize.learned_fit import fit_autoencoder
-    from voxtok.tokenize.learned_networks import LearnedConfig
-
-    config = LearnedConfig(kind=kind, vocab_size=vocab_size, levels=levels, seed=seed)
-    return fit_autoencoder(source, config, ranks, device, checkpoint, heldout)
 
 
 class Bottleneck(Protocol):

@@ -38,7 +38,23 @@ def fit_autoencoder(
     checkpoint: Path | None = None,
     heldout: FrameSource | None = None,
 ) -> tuple[Codebook, dict[str, Any]]:
-    """Train a learned quantizer; arguments and errors as in `learned.fit_learned`."""
+    """Train a learned quantizer.
+
+    Args:
+        source: frames, read again and again.
+        config: what to train, and for how long.
+        ranks: must be one.
+        device: where it trains.
+        checkpoint: folder of what is half done; a killed fit goes on there and ends with the same bytes.
+        heldout: other frames, to report the error on.
+
+    Returns:
+        The codebook, and its health as JSON: inertia, heldout_inertia, perplexity, ...
+
+    Raises:
+        ConfigError: several ranks, fewer frames than tokens, frames that are not finite, impossible levels.
+        MissingPart: vq and fsq train with the package vector-quantize-pytorch.
+    """
     if ranks.world_size > 1:
         raise ConfigError(f"{config.kind} trains on one rank: run voxtok fit without torchrun, on any one device")
     scale = _measure(source)
