@@ -103,7 +103,7 @@ def test_layers_from_the_command_line_and_yaml(tmp_path: Path) -> None:
         ({"quantizer": "fsq"}, "fsq needs --levels"),
         ({"quantizer": "rvq", "streams": 2, "levels": (8,)}, "rvq takes no --levels"),
         ({"quantizer": "fsq", "levels": (8, 5)}, "make 40 tokens, not 8"),
-        ({"quantizer": "fsq", "levels": (8, 1)}, "at least 2 each"),
+        ({"quantizer": "fsq", "levels": (8, 1)}, "at least 3 each"),
         ({"quantizer": "rvq", "streams": 2, "backend": "faiss"}, "--backend faiss is for --quantizer kmeans"),
         ({"vocab_size": 0}, "vocab-size must be at least 1"),
     ],
