@@ -24,7 +24,7 @@ from voxtok.tokenize.frames import EVERY_KEY, ArrayFrames, Chunk, FrameSource, c
 from voxtok.tokenize.kmeans import KMeansConfig, KMeansResult, fit_kmeans
 from voxtok.tokenize.kmeans_health import duplicates, perplexity
 from voxtok.tokenize.kmeans_state import State
-from voxtok.tokenize.lloyd import tally, tally_array
+from voxtok.tokenize.lloyd import segment_sums, tally, tally_array
 from voxtok.tokenize.seeding import greedy_seeds
 from voxtok.tokenize.split_merge import exchange
 
@@ -69,6 +69,15 @@ def test_a_step_equals_loops(width: int) -> None:
     assert labels.tolist() == nearest(frames.tolist(), centroids.tolist())
     torch.testing.assert_close(in_memory.means() + origin, expected, rtol=1e-5, atol=1e-5)
     assert in_memory.inertia == pytest.approx(result.inertia, rel=1e-4)
+
+
+def test_sums_by_segments_equal_sums_by_index() -> None:
+    """The way of a GPU, where the order of index_add_ is not fixed."""
+    frames, labels = gaussian_frames(500, 7, 1), torch.arange(500) * 7919 % 13
+    labels[labels == 5] = 4
+    expected = torch.zeros(15, 7, dtype=torch.float64).index_add_(0, labels, frames.double())
+    torch.testing.assert_close(segment_sums(frames, labels, 15), expected)
+    torch.testing.assert_close(segment_sums(frames[:, 0], labels, 15), expected[:, 0])
 
 
 def test_an_empty_cluster_moves_to_the_frame_that_is_farthest() -> None:

@@ -63,9 +63,9 @@ def tally(chunks: Iterable[Chunk], assigner: Assigner, ranks: Ranks) -> Tally:
         for start in range(0, len(chunk), assigner.block_frames):
             frames = chunk.frames[start : start + assigner.block_frames].to(device=device, dtype=torch.float32)
             labels, distances = assigner.nearest(frames)
-            _add(sums, frames, labels)
             counts += torch.bincount(labels, minlength=len(centroids))
-            errors.index_add_(0, labels, distances.double())
+            _add(sums, frames, labels)
+            _add(errors, distances, labels)
             far.add(frames, distances)
     for total in (sums, counts, errors):
         ranks.all_reduce(total)
@@ -94,9 +94,9 @@ def tally_array(frames: torch.Tensor, squares: torch.Tensor, centroids: torch.Te
         best[block] = scores.gather(1, labels[block, None])[:, 0]
     distances = (squares - 2 * best).clamp_(min=0)
     sums, counts, errors = _zeros(centroids)
-    _add(sums, frames, labels)
     counts += torch.bincount(labels, minlength=len(centroids))
-    errors.index_add_(0, labels, distances.double())
+    _add(sums, frames, labels)
+    _add(errors, distances, labels)
     far = _Farthest(frames.shape[1], frames.device)
     far.add(frames, distances)
     return Tally(centroids, sums, counts, errors, far.gathered(Ranks())), labels
@@ -115,11 +115,22 @@ def _zeros(centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return sums, sums.new_zeros(count, dtype=torch.int64), sums.new_zeros(count)
 
 
-def _add(sums: torch.Tensor, frames: torch.Tensor, labels: torch.Tensor) -> None:
-    step = ADDED_FRAMES if frames.device.type == "cpu" else len(frames)
-    for start in range(0, len(frames), max(step, 1)):
-        block = slice(start, start + step)
-        sums.index_add_(0, labels[block], frames[block].double())
+def _add(sums: torch.Tensor, values: torch.Tensor, labels: torch.Tensor) -> None:
+    """Add values (n, ...) to the sums (K, ...) of their labels, in a fixed order."""
+    if sums.device.type == "cuda":  # where index_add_ adds in any order
+        sums += segment_sums(values, labels, len(sums))
+        return
+    for start in range(0, len(values), ADDED_FRAMES):
+        block = slice(start, start + ADDED_FRAMES)
+        sums.index_add_(0, labels[block], values[block].double())
+
+
+def segment_sums(values: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Float64 sums of values (n, ...) by label: (count, ...)."""
+    ordered = values.index_select(0, labels.argsort(stable=True)).double()
+    lengths = torch.bincount(labels, minlength=count)
+    sums: torch.Tensor = torch.segment_reduce(ordered, "sum", lengths=lengths, axis=0, initial=0)
+    return sums
 
 
 class _Farthest:

@@ -1,5 +1,6 @@
 """A random sample of all ranks' frames, on the first rank: those with the smallest keys, whoever holds them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -7,7 +8,9 @@ import torch
 
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.frames import CHUNK_FRAMES, Chunk
+from voxtok.tokenize.frames import Chunk
+
+COPIED_FRAMES = 1024
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def draw_sample(
         held.add(chunk)
     mine = held.sorted()
     del held
-    if not all(part.isfinite().all() for part in mine.frames.split(CHUNK_FRAMES)):  # isfinite holds several copies
+    if not math.isfinite(float(mine.frames.sum(dtype=torch.float64))):  # unlike isfinite, without copies of them all
         raise ConfigError(f"frames have NaN or infinite values, or values too large for {dtype}")
     total = int(ranks.all_reduce(torch.tensor([num_seen], device=device)))
     if not ranks.connected:
@@ -74,9 +77,11 @@ class _Smallest:
         self._put(leaving, chunk, room + (chunk.keys[room:] <= bound).nonzero()[:, 0])
 
     def _put(self, places: torch.Tensor, chunk: Chunk, rows: torch.Tensor) -> None:
-        self._frames[places] = chunk.frames[rows].to(self._frames.dtype)
-        self._keys[places] = chunk.keys[rows]
+        # index_select and index_copy_ are several times faster than indexing, small blocks than large ones.
+        for to, of in zip(places.split(COPIED_FRAMES), rows.split(COPIED_FRAMES), strict=True):
+            self._frames.index_copy_(0, to, chunk.frames.index_select(0, of).to(self._frames))
+        self._keys.index_copy_(0, places, chunk.keys[rows])
 
     def sorted(self) -> Chunk:
         order = self._keys[: self._filled].argsort(stable=True)
-        return Chunk(self._frames[order], self._keys[order])
+        return Chunk(self._frames.index_select(0, order), self._keys[order])

@@ -91,12 +91,12 @@ def _split(frames: torch.Tensor, labels: torch.Tensor, means: torch.Tensor, clus
     rows = (place[labels] >= 0).nonzero()[:, 0]
     of = place[labels[rows]]  # (r,) which of the clusters
     centres = means[clusters]
-    offsets = frames[rows] - centres[of]  # (r, D)
+    offsets = frames.index_select(0, rows) - centres.index_select(0, of)  # (r, D)
     directions = offsets.new_zeros(len(clusters), frames.shape[1]).index_add_(0, of, offsets * offsets[:, :1])
     directions += torch.eye(*directions.shape, device=directions.device)  # never zero
     for _ in range(POWER_STEPS):
         directions = torch.nn.functional.normalize(directions)
-        along = torch.einsum("rd,rd->r", offsets, directions[of])
+        along = (offsets * directions.index_select(0, of)).sum(1)
         directions = torch.zeros_like(directions).index_add_(0, of, offsets * along[:, None])
     half = of * 2 + (along > 0)
     sizes = torch.bincount(half, minlength=2 * len(clusters))
