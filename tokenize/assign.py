@@ -101,30 +101,41 @@ class Assigner:
         # Two float32 scores closer than this may be in the wrong order.
         margin = (norms + self._largest) * self._largest * (frames.shape[1] + 8) * 2**-22
         if self._bounds is None:
-            scores = torch.addmm(self._bias, frames, self._centred.T)
-            best = scores.amax(1)
-            rows, columns = _pairs_reaching(scores, best - margin)
+            best, chosen, rows, columns = self._dense(frames, margin)
         else:
-            rows, columns, best = self._pruned(self._bounds, frames, norms, margin)
-        counts = torch.bincount(rows, minlength=len(frames))
-        chosen = columns[counts.cumsum(0) - counts]
-        if len(rows) > len(frames):
-            tied = (counts > 1)[rows]
-            chosen[counts > 1] = self._settle(given, rows[tied], columns[tied])
+            best, chosen, rows, columns = self._pruned(self._bounds, frames, norms, margin)
+        if len(rows):
+            settled, winners = self._settle(given, rows, columns)
+            chosen[settled] = winners
         return self._first[chosen], (norms.square_() - 2 * best).clamp_(min=0)
+
+    def _dense(self, frames: torch.Tensor, margin: torch.Tensor) -> "_Candidates":
+        """Score everything."""
+        scores = torch.addmm(self._bias, frames, self._centred.T)
+        chosen = argmax(scores)
+        best = scores.gather(1, chosen[:, None])[:, 0]
+        second = scores.scatter_(1, chosen[:, None], -math.inf).amax(1)
+        close = (second >= best - margin).nonzero()[:, 0]
+        of_close = scores[close].scatter_(1, chosen[close, None], best[close, None])
+        rows, columns = _pairs_reaching(of_close, (best - margin)[close])
+        return best, chosen, close[rows], columns
 
     def _pruned(
         self, bounds: ScoreBounds, frames: torch.Tensor, norms: torch.Tensor, margin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pairs of frame and centroid that may be nearest, by rows, and the best score of each frame."""
+    ) -> "_Candidates":
+        """Score those whose bound reaches the score of the one with the highest bound."""
         upper = bounds.of(frames, norms).add_(self._bias)
-        guess = torch.from_numpy(upper.numpy().argmax(1))  # NumPy's is several times faster than torch's
+        guess = argmax(upper)
         reached = self._scores(frames, torch.arange(len(frames)), guess) - margin
         rows, columns = _pairs_reaching(upper, reached.minimum(upper.gather(1, guess[:, None])[:, 0]))
         scores = self._scores(frames, rows, columns)
         best = torch.full_like(norms, -math.inf).scatter_reduce_(0, rows, scores, "amax")
         near = scores >= (best - margin)[rows]
-        return rows[near], columns[near], best
+        rows, columns = rows[near], columns[near]
+        counts = torch.bincount(rows, minlength=len(frames))
+        chosen = columns[counts.cumsum(0) - counts]
+        tied = (counts > 1)[rows]
+        return best, chosen, rows[tied], columns[tied]
 
     def _scores(self, frames: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Exact scores of pairs given by ascending rows: (P,) float32."""
@@ -137,8 +148,10 @@ class Assigner:
         scores: torch.Tensor = products.values() + self._bias[columns]
         return scores
 
-    def _settle(self, given: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Decide near ties by float64 distances: one column for each distinct row, in order."""
+    def _settle(
+        self, given: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decide near ties, given by ascending rows, by float64 distances: the distinct rows, and a column for each."""
         step = max(1, SETTLED_VALUES // given.shape[1])
         parts = []
         for start in range(0, len(rows), step):
@@ -146,12 +159,22 @@ class Assigner:
             of_pairs = self.centroids[self._first[columns[pairs]]].double()
             parts.append((given[rows[pairs]].double() - of_pairs).square().sum(1))
         distances = torch.cat(parts)
-        group = torch.unique_consecutive(rows, return_inverse=True)[1]
-        num_groups = int(group[-1]) + 1
-        least = distances.new_full((num_groups,), math.inf).scatter_reduce_(0, group, distances, "amin")
+        distinct, group = torch.unique_consecutive(rows, return_inverse=True)
+        least = distances.new_full((len(distinct),), math.inf).scatter_reduce_(0, group, distances, "amin")
         winners = (distances == least[group]).nonzero()[:, 0]
-        lowest = columns.new_full((num_groups,), len(self._centred))
-        return lowest.scatter_reduce_(0, group[winners], columns[winners], "amin")
+        lowest = columns.new_full((len(distinct),), len(self._centred))
+        return distinct, lowest.scatter_reduce_(0, group[winners], columns[winners], "amin")
+
+
+_Candidates = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Best score and its column, of each frame (N,); rows and columns of the pairs that rounding may have confused (P,)."""
+
+
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """Columns (N,) int64 of the first largest of each row."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmax(1))  # several times faster than torch's
+    return scores.argmax(1)
 
 
 def _first_of_equals(centroids: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from voxtok.runtime.distributed import Ranks
-from voxtok.tokenize.assign import Assigner
+from voxtok.tokenize.assign import Assigner, argmax
 from voxtok.tokenize.frames import Chunk
 
 FARTHEST = 64
@@ -90,7 +90,7 @@ def tally_array(frames: torch.Tensor, squares: torch.Tensor, centroids: torch.Te
     for start in range(0, len(frames), step):
         block = slice(start, start + step)
         scores = torch.addmm(bias, frames[block], across)
-        labels[block] = _argmax(scores)
+        labels[block] = argmax(scores)
         best[block] = scores.gather(1, labels[block, None])[:, 0]
     distances = (squares - 2 * best).clamp_(min=0)
     sums, counts, errors = _zeros(centroids)
@@ -100,12 +100,6 @@ def tally_array(frames: torch.Tensor, squares: torch.Tensor, centroids: torch.Te
     far = _Farthest(frames.shape[1], frames.device)
     far.add(frames, distances)
     return Tally(centroids, sums, counts, errors, far.gathered(Ranks())), labels
-
-
-def _argmax(scores: torch.Tensor) -> torch.Tensor:
-    if scores.device.type == "cpu":
-        return torch.from_numpy(scores.numpy().argmax(1))  # several times faster than torch's
-    return scores.argmax(1)
 
 
 def _zeros(centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
