@@ -27,7 +27,7 @@ PCA_FRAMES = 20
 """Frames per dimension that the components are computed from."""
 SEED_SHARE = 1 / 8
 """Share of the sample that seeding chooses from."""
-SEED_LLOYD = ((1 / 16, 8), (1 / 4, 8))
+SEED_LLOYD = ((1 / 16, 4), (1 / 4, 3))
 """Lloyd steps of a restart: shares of the sample, and steps on it at most."""
 EXCHANGED = 0.3
 """Share of the centroids that the first exchange may move."""
