@@ -151,7 +151,10 @@ def measure_flips(folder: Path, frames: int) -> None:
             batch = []
             if done >= frames:
                 break
-        print(f"{dtype}: {flips} of {done} tokens differ ({flips / done:.1e}), K = {CODES}; worst frame {error:.1e}")
+        print(
+            f"{dtype}: {flips} of {done} tokens differ ({flips / done:.1e}), K = {CODES}; worst frame {error:.1e}",
+            flush=True,
+        )
 
 
 def both_ways(upstream: Wav2Vec2, batch: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
