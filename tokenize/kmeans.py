@@ -113,7 +113,7 @@ def _fit_sample(
     if sample.num_seen < config.vocab_size:
         raise ConfigError(f"{sample.num_seen} frames cannot make {config.vocab_size} centroids: lower vocab-size")
     if ranks.is_first:
-        fit = SampleFit(sample.frames, config, device)
+        fit = SampleFit(sample, config, device)
         while state.phase not in ("pass", "done"):
             state = fit.advance(state)
             if state.phase == "pass" and not config.passes:

@@ -15,9 +15,10 @@ COPIED_FRAMES = 1024
 
 @dataclass(frozen=True)
 class Sample:
-    """The frames with the smallest keys, smallest first: a prefix is a smaller random sample."""
+    """The frames with the smallest keys; taken in order, a prefix is a smaller random sample."""
 
-    frames: torch.Tensor  # (n, D)
+    frames: torch.Tensor  # (n, D), unordered: sorting them would hold them twice
+    order: torch.Tensor  # (n,) rows by ascending keys
     num_seen: int
     """Frames that it was drawn from, over all ranks."""
 
@@ -25,36 +26,36 @@ class Sample:
 def draw_sample(
     chunks: Iterable[Chunk], width: int, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device
 ) -> Sample:
-    """Draw `count` frames in one pass; holds twice as many at most, at the end.
+    """Draw `count` frames in one pass, holding no more; among ranks, the first holds twice as many for a moment.
 
     Args:
         chunks: this rank's frames.
         width: D.
         count: frames to draw; all, where there are fewer.
         dtype: number format to hold them in.
-        ranks: the other ranks; all but the first get no frames.
+        ranks: the other ranks; all but the first get their own frames only.
         device: where ranks talk to each other.
 
     Raises:
         ConfigError: a frame is not finite in `dtype`.
     """
-    held = _Smallest(width, count, dtype)
+    smallest = _Smallest(width, count, dtype)
     num_seen = 0
     for chunk in chunks:
         num_seen += len(chunk)
-        held.add(chunk)
-    mine = held.sorted()
-    del held
-    if not math.isfinite(float(mine.frames.sum(dtype=torch.float64))):  # unlike isfinite, without copies of them all
+        smallest.add(chunk)
+    held = smallest.held()
+    if not math.isfinite(float(held.frames.sum(dtype=torch.float64))):  # unlike isfinite, without copies of them all
         raise ConfigError(f"frames have NaN or infinite values, or values too large for {dtype}")
     total = int(ranks.all_reduce(torch.tensor([num_seen], device=device)))
-    if not ranks.connected:
-        return Sample(mine.frames, total)
-    parts = zip(*(ranks.gather(part.to(device)) for part in (mine.frames, mine.keys)), strict=True)
-    everyone = [Chunk(frames.cpu(), keys.cpu()) for frames, keys in parts] or [mine]
-    keys = torch.cat([part.keys for part in everyone])
-    order = keys.argsort(stable=True)[:count]
-    return Sample(torch.cat([part.frames for part in everyone])[order], total)
+    if ranks.connected:
+        keys = torch.cat(ranks.all_gather(held.keys.to(device)))
+        if len(keys) > count:
+            held = held.below(int(keys.kthvalue(count).values))
+        parts = [ranks.gather(part.to(device)) for part in (held.frames, held.keys)]
+        if ranks.is_first:
+            held = Chunk(*(torch.cat(part).cpu() for part in parts))
+    return Sample(held.frames, held.keys.argsort(stable=True), total)
 
 
 class _Smallest:
@@ -82,6 +83,5 @@ class _Smallest:
             self._frames.index_copy_(0, to, chunk.frames.index_select(0, of).to(self._frames))
         self._keys.index_copy_(0, places, chunk.keys[rows])
 
-    def sorted(self) -> Chunk:
-        order = self._keys[: self._filled].argsort(stable=True)
-        return Chunk(self._frames.index_select(0, order), self._keys[order])
+    def held(self) -> Chunk:
+        return Chunk(self._frames[: self._filled], self._keys[: self._filled])

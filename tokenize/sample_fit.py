@@ -16,6 +16,7 @@ from voxtok.tokenize.assign import Assigner
 from voxtok.tokenize.frames import CHUNK_FRAMES, Chunk
 from voxtok.tokenize.kmeans_state import KMeansConfig, State
 from voxtok.tokenize.lloyd import Tally, tally, tally_array
+from voxtok.tokenize.sample import Sample
 from voxtok.tokenize.seeding import greedy_seeds
 from voxtok.tokenize.split_merge import exchange
 
@@ -44,29 +45,32 @@ class SampleFit:
     """Fits centroids to a sample held in memory, one step at a time.
 
     Args:
-        frames: (n, D), any float type, in random order: prefixes are smaller samples.
+        sample: its frames, any float type, and their random order, whose prefixes are smaller samples.
         config: what to fit.
         device: where the work is done.
     """
 
-    def __init__(self, frames: torch.Tensor, config: KMeansConfig, device: torch.device) -> None:
+    def __init__(self, sample: Sample, config: KMeansConfig, device: torch.device) -> None:
         self._config = config
         self._device = device
-        self._frames = frames
-        first = frames[: max(PCA_FRAMES * frames.shape[1], 1024)].to(device=device, dtype=torch.float32)
+        self._frames = sample.frames
+        few = sample.order[: max(PCA_FRAMES * sample.frames.shape[1], 1024)]
+        first = sample.frames.index_select(0, few).to(device=device, dtype=torch.float32)
         self._mean = first.double().mean(0).float()
         first = first - self._mean
         directions = torch.linalg.eigh(first.T @ first / len(first))[1].flip(1)
         self._components = directions[:, :COMPONENTS].contiguous()  # (D, C)
-        self._projected = torch.empty(len(frames), self._components.shape[1], device=device)  # (n, C)
-        self._outside = self._project()
+        self._projected = torch.empty(len(sample.order), self._components.shape[1], device=device)  # (n, C), in order
+        self._outside = self._project(sample.order)
 
-    def _project(self) -> float:
+    def _project(self, order: torch.Tensor) -> float:
         """Fill in the projected frames; returns the mean squared distance to them, which components cannot lower."""
         outside = 0.0
-        for start in range(0, len(self._frames), PROJECTED_FRAMES):
+        for start in range(0, len(order), PROJECTED_FRAMES):
             block = slice(start, start + PROJECTED_FRAMES)
-            frames = self._frames[block].to(device=self._device, dtype=torch.float32) - self._mean
+            frames = (
+                self._frames.index_select(0, order[block]).to(device=self._device, dtype=torch.float32) - self._mean
+            )
             torch.mm(frames, self._components, out=self._projected[block])
             outside += float(torch.linalg.vector_norm(frames, dtype=torch.float64)) ** 2
         self._squares = torch.linalg.vector_norm(self._projected, dim=1).square_()  # (n,)

@@ -53,16 +53,18 @@ def exchange(frames: torch.Tensor, labels: torch.Tensor, tally: Tally, most: int
 def _pairs(costs: torch.Tensor, partners: torch.Tensor, splits: _Splits, most: int) -> Iterator[tuple[int, int, int]]:
     """The cheapest merges with the best splits: freed centroid, the one it merges with, place among the splits."""
     used: set[int] = set()
-    left = list(range(len(splits.clusters)))
+    first = 0
     for freed in costs.argsort(stable=True).tolist():
         partner = int(partners[freed])
         if freed in used or partner in used:
             continue
-        left = [at for at in left if splits.clusters[at] not in used]
-        at = next((at for at in left if splits.clusters[at] not in (freed, partner)), None)
+        while first < len(splits.clusters) and splits.clusters[first] in used:
+            first += 1
+        used |= {freed, partner}
+        at = next((at for at in range(first, len(splits.clusters)) if splits.clusters[at] not in used), None)
         if not most or at is None or splits.gains[at] <= WORTH * float(costs[freed]):
             return
-        used |= {freed, partner, splits.clusters[at]}
+        used.add(splits.clusters[at])
         most -= 1
         yield freed, partner, at
 
