@@ -371,6 +371,7 @@ def test_real_speech_equals_transformers(voxtok_data: Path, checkpoints: Checkpo
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile imports what torch itself deprecates
 @pytest.mark.parametrize("kind", ["hubert-base", "wavlm-large"])
 def test_compiled_blocks_give_the_same_features(kind: str, checkpoints: Checkpoints) -> None:
     """torch.compile, at two lengths, so that the second reuses the first's code."""
