@@ -1,7 +1,7 @@
 """Frames like those of a self-supervised speech model, where none can be had: a hierarchy of means in time.
 
-Phones have variants, which have contexts; every segment lasts a few frames and takes over something of its neighbours.
-Speakers shift the frames of their utterances in a few directions, noise is correlated in time; all spectra fall off.
+Phones have variants, of which a segment of a few frames holds one. Speakers and channels shift the frames of an
+utterance in a few directions, noise is correlated in time, and all spectra fall off.
 """
 
 from pathlib import Path
@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-PHONES, VARIANTS, CONTEXTS = 40, 12, 4
+PHONES, VARIANTS = 40, 16
 SPEAKER_DIRECTIONS = 32
 UTTERANCE_FRAMES = 400
-COARTICULATION = 0.1
-"""What a segment's edge frames take over from the frame beyond."""
 NOISE_CORRELATION = 0.6
 """Of a frame's noise with the noise of the frame before."""
-SHARES = {"phone": 0.30, "variant": 0.18, "context": 0.09, "speaker": 0.06, "noise": 0.37}
+SHARES = {"phone": 0.30, "variant": 0.22, "speaker": 0.08, "noise": 0.40}
 """Of the variance."""
 BLOCK_UTTERANCES = 64
 
@@ -28,10 +26,9 @@ class World:
 
     def __init__(self, width: int) -> None:
         rng = np.random.default_rng(12345)
-        phones = _directions(rng, (PHONES, 1, 1), width, "phone", 0.8)
-        variants = _directions(rng, (PHONES, VARIANTS, 1), width, "variant", 0.7)
-        contexts = _directions(rng, (PHONES, VARIANTS, CONTEXTS), width, "context", 0.6)
-        self.means = (phones + variants + contexts).reshape(-1, width)
+        phones = _directions(rng, (PHONES, 1), width, "phone", 0.8)
+        variants = _directions(rng, (PHONES, VARIANTS), width, "variant", 0.7)
+        self.means = (phones + variants).reshape(-1, width)
         self.frequencies = rng.dirichlet(np.full(len(self.means), 0.7))
         self.speakers = _directions(rng, (SPEAKER_DIRECTIONS,), width, "speaker", 0.5) / SPEAKER_DIRECTIONS**0.5
         self.noise = _spectrum(rng, width, 0.45) * np.float32((width * SHARES["noise"]) ** 0.5)
@@ -44,8 +41,6 @@ class World:
         num_frames, width = num_utterances * UTTERANCE_FRAMES, self.means.shape[1]
         segments = rng.choice(len(self.means), num_frames, p=self.frequencies)
         frames = self.means[np.repeat(segments, 1 + rng.poisson(4, num_frames))[:num_frames]]
-        beyond = frames[:-2] + frames[2:]
-        frames[1:-1] = (1 - 2 * COARTICULATION) * frames[1:-1] + COARTICULATION * beyond
         speakers = rng.standard_normal((num_utterances, SPEAKER_DIRECTIONS), dtype=np.float32) @ self.speakers
         noise = rng.standard_normal((num_frames, width), dtype=np.float32)
         for now in range(1, num_frames):

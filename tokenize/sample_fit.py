@@ -24,7 +24,7 @@ COMPONENTS = 128
 """Principal components that the steps before `polish` see."""
 SEED_COMPONENTS = 32
 """Those that seeding sees."""
-PCA_FRAMES = 20
+PCA_FRAMES = 10
 """Frames per dimension that the components are computed from."""
 SEED_SHARE = 1 / 8
 """Share of the sample that seeding chooses from."""
