@@ -1,0 +1,53 @@
+"""The transducer's other two networks: a predictor over the last pieces, and the joiner of its output and a frame."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransducerConfig:
+    """Shape of the predictor and the joiner."""
+
+    history: int
+    """Pieces that the predictor sees (Ghodsi et al. 2020); icefall takes 2."""
+    width: int
+    """Dimensions of both networks."""
+    loss: str = "full"
+    """full (torchaudio's), or pruned, which needs k2 (Kuang et al. 2022)."""
+    prune_range: int = 5
+    """Pieces kept at each frame by the pruned loss."""
+
+
+class Predictor(nn.Module):
+    """A stateless predictor: embeddings of the last pieces under one grouped convolution, as icefall has it."""
+
+    def __init__(self, config: TransducerConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.history = config.history
+        self.embed = nn.Embedding(vocab_size, config.width)
+        groups = config.width // 4 if config.width % 4 == 0 else 1
+        self.convolution = nn.Conv1d(config.width, config.width, config.history, groups=groups, bias=False)
+        self.output = nn.Linear(config.width, config.width)
+
+    def forward(self, pieces: torch.Tensor) -> torch.Tensor:
+        """(N, S, width) after each of (N, S + history - 1) pieces; blanks stand before the first."""
+        embedded = self.embed(pieces).transpose(1, 2)
+        found: torch.Tensor = self.output(F.relu(self.convolution(embedded).transpose(1, 2)))
+        return found
+
+
+class Joiner(nn.Module):
+    """Logits from an encoder frame and a predictor's output: a sum under tanh, then one matrix."""
+
+    def __init__(self, config: TransducerConfig, encoder_width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.frames = nn.Linear(encoder_width, config.width)
+        self.output = nn.Linear(config.width, vocab_size)
+
+    def forward(self, frames: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        """(..., V) logits from (..., encoder_width) and (..., width), which broadcast."""
+        found: torch.Tensor = self.output(torch.tanh(self.frames(frames) + predicted))
+        return found
