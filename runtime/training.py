@@ -4,11 +4,13 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import CorruptFile
 from voxtok.runtime.files import atomic, read_jsonl, write_jsonl
 from voxtok.runtime.optional import require
+
+T = TypeVar("T")
 
 CHECKPOINT_FORMAT = "voxtok-training"
 CHECKPOINT_VERSION = 1
@@ -43,6 +47,14 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int, deca
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / (steps - begin))))
 
 
+def inverse_sqrt_rate(step: int, *, peak: float, warmup_steps: int) -> float:
+    """Linear warm-up, then down with the inverse square root of the step (Vaswani et al. 2017; ESPnet's warmuplr).
+
+    Worked: with peak 1 and 10 warm-up steps, step 9 has 1 and step 39 has 0.5.
+    """
+    return peak * min((step + 1) / warmup_steps, math.sqrt(warmup_steps / (step + 1)))
+
+
 def parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups: matrices decay, biases and norms do not."""
     every = [parameter for parameter in parameters if parameter.requires_grad]
@@ -63,6 +75,23 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> Non
     sizes = [parameter.numel() for parameter in every]
     for parameter, part in zip(every, flat.split(sizes), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def prefetched(recipes: Iterator[Callable[[], T]], threads: int) -> Iterator[T]:
+    """Make batches in order, in threads ahead of their use where there are any."""
+    if threads == 0:
+        yield from (recipe() for recipe in recipes)
+        return
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for recipe in recipes:
+                waiting.append(pool.submit(recipe))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 @dataclass(frozen=True)
@@ -134,6 +163,27 @@ class Clock:
         shares = {f"share_{part}": round(spent_s / total_s, 4) for part, spent_s in self._spent_s.items()}
         self._spent_s.clear()
         return {"hours_per_hour": round(audio_s / total_s, 2)} | shares
+
+
+class Totals:
+    """Terms added up between two reports."""
+
+    def __init__(self) -> None:
+        self.audio_s = 0.0
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, terms: dict[str, tuple[float, float]]) -> float:
+        """Count one step; returns its seconds of audio."""
+        audio_s = terms.pop("audio_s")[0]
+        self.audio_s += audio_s
+        for name, (total, count) in terms.items():
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (before[0] + total, before[1] + count)
+        return audio_s
+
+    def means(self) -> dict[str, float]:
+        """Each term over its count."""
+        return {name: round(total / max(count, 1.0), 5) for name, (total, count) in self._sums.items()}
 
 
 class Metrics:

@@ -22,6 +22,7 @@ from voxtok.runtime.training import (
     Checkpoint,
     Clock,
     Metrics,
+    Totals,
     learning_rate,
     load_checkpoint,
     parameter_groups,
@@ -190,27 +191,6 @@ def update(
     rows = sums.tolist()
     clock.lap("update")
     return {name: (row[0], row[1]) for name, row in zip(["audio_s", *terms], rows, strict=True)}
-
-
-class Totals:
-    """Terms added up between two reports."""
-
-    def __init__(self) -> None:
-        self.audio_s = 0.0
-        self._sums: dict[str, tuple[float, float]] = {}
-
-    def add(self, terms: dict[str, tuple[float, float]]) -> float:
-        """Count one step; returns its seconds of audio."""
-        audio_s = terms.pop("audio_s")[0]
-        self.audio_s += audio_s
-        for name, (total, count) in terms.items():
-            before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (before[0] + total, before[1] + count)
-        return audio_s
-
-    def means(self) -> dict[str, float]:
-        """Each term over its count."""
-        return {name: round(total / max(count, 1.0), 5) for name, (total, count) in self._sums.items()}
 
 
 def _checkpoint(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer, step: int) -> None:
