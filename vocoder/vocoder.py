@@ -1,0 +1,367 @@
+"""The vocoder: a folder that turns tokens or features into a waveform, and refuses those it was not made for.
+
+vocoder.json            format version, shape of the network, what it was trained on
+model.safetensors       weights
+codebook.safetensors    of the tokenizer, where tokens go in as the features that they stand for
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.tokens import TokenSequence
+from voxtok.runtime.distributed import pick_device
+from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch, one_line
+from voxtok.runtime.files import read_description, sha256, write_bytes, write_json
+from voxtok.tokenize.quantizer import check_codes, open_quantizer
+from voxtok.tokenize.upstream import Upstream, forbid_tf32
+from voxtok.vocoder.inputs import Frames
+from voxtok.vocoder.model import VocoderModel
+from voxtok.vocoder.model_config import Facts, HifiganConfig, Inputs, IstftConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from voxtok.vocoder.stream import VocoderStream
+
+FORMAT = "voxtok-vocoder"
+VERSION = 1
+T = TypeVar("T")
+
+Samples = npt.NDArray[np.float32]
+Speaker = str | npt.NDArray[np.floating]
+"""The name of a training speaker, or a speaker embedding (E,)."""
+
+
+def features_fingerprint(upstream: Upstream, layers: Sequence[int]) -> str:
+    """Identity of features, layers side by side, as vocoders of features carry it: SHA-256 of model and layers."""
+    return sha256({"format": ["voxtok-features", 1], "upstream": upstream.identity, "layers": list(layers)})
+
+
+@dataclass(frozen=True, eq=False)
+class Vocoder:
+    """Tokens or features to waveforms.
+
+    Example:
+        vocoder = Vocoder.load("mini")
+        samples = vocoder.from_tokens(tokens, speaker=None)
+
+    Attributes:
+        model: the network, on its device.
+        codebook: of the tokenizer, where tokens are looked up in it; None where the network embeds them.
+    """
+
+    model: VocoderModel
+    codebook: Codebook | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What it was trained on."""
+        return self.model.facts
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the waveforms, Hz."""
+        return self.facts.sampling_rate
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples of a frame."""
+        return self.facts.hop_samples
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the network takes: its own embeddings of tokens, or features (and tokens where there is a codebook)."""
+        return self.facts.inputs
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether `from_tokens` works."""
+        return self.facts.tokenizer is not None
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a feature frame; 0 where features are not taken."""
+        return self.facts.feature_width
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tokenizer for `inputs == "tokens"`, else of the features; "" where features are anyone's."""
+        return (self.facts.tokenizer if self.inputs == "tokens" else self.facts.features) or ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    def from_tokens(
+        self,
+        tokens: TokenSequence,
+        *,
+        speaker: Speaker | None = None,
+        f0_hz: npt.ArrayLike | None = None,
+        streams: Sequence[int] | None = None,
+    ) -> Samples:
+        """The waveform of one token sequence, (frames * hop_samples,) float32.
+
+        Args:
+            tokens: of the tokenizer that the vocoder was trained on. Merged tokens are expanded by their durations,
+                or by predicted ones where a tokenizer with dedup gave none.
+            speaker: a training speaker's name or an embedding; None only where the vocoder was trained without.
+            f0_hz: (frames,) pitch to follow, 0 where unvoiced; None predicts it, where that is possible.
+            streams: the token streams to use; None uses all.
+
+        Raises:
+            TokenizerMismatch: tokens of another tokenizer.
+            ConfigError: no tokens are taken, or a speaker or pitch is needed and missing, or has another shape.
+        """
+        return self.from_tokens_batch([tokens], speakers=[speaker], f0_hz=[f0_hz], streams=streams)[0]
+
+    def from_tokens_batch(
+        self,
+        batch: Sequence[TokenSequence],
+        *,
+        speakers: Sequence[Speaker | None],
+        f0_hz: Sequence[npt.ArrayLike | None] | None = None,
+        streams: Sequence[int] | None = None,
+    ) -> list[Samples]:
+        """Waveforms of several token sequences, each as it is alone; arguments and errors as in `from_tokens`."""
+        contents = [self.contents(tokens, streams) for tokens in batch]
+        return self._generate(contents, speakers, f0_hz or [None] * len(batch), streams)
+
+    def from_features(
+        self, frames: torch.Tensor, *, speaker: Speaker | None = None, f0_hz: npt.ArrayLike | None = None
+    ) -> Samples:
+        """The waveform of (N, D) features, (N * hop_samples,) float32; other arguments as in `from_tokens`.
+
+        Raises:
+            ConfigError: features are not taken or have another width.
+        """
+        return self._generate([self.checked_features(frames)], [speaker], [f0_hz], None)[0]
+
+    def stream(
+        self, *, speaker: Speaker | None = None, streams: Sequence[int] | None = None, chunk_frames: int = 25
+    ) -> "VocoderStream":
+        """Waveforms of tokens or features as they come, in chunks: together that of the whole recording.
+
+        Raises:
+            ConfigError: the vocoder takes the pitch as an input, or chunk_frames is not positive.
+        """
+        from voxtok.vocoder.stream import VocoderStream
+
+        return VocoderStream(self, speaker, streams, chunk_frames)
+
+    def contents(self, tokens: TokenSequence, streams: Sequence[int] | None) -> torch.Tensor:
+        """What the network takes of tokens: (N, S) int64 codes, or the (N, D) features they stand for, on the CPU.
+
+        Raises:
+            TokenizerMismatch: tokens of another tokenizer.
+            ConfigError: tokens are not taken, or are not of this vocabulary.
+        """
+        self.check_tokenizer(tokens.fingerprint)
+        if streams is not None and not (
+            streams and all(0 <= stream < len(self.facts.vocab_sizes) for stream in streams)
+        ):
+            raise ConfigError(f"streams are some of 0 .. {len(self.facts.vocab_sizes) - 1}, not {list(streams)}")
+        codes = torch.from_numpy(self._expanded(tokens).codes.astype(np.int64))
+        check_codes(codes, self.facts.vocab_sizes)
+        if self.codebook is None:
+            return codes
+        return open_quantizer(self.codebook, torch.device("cpu")).decode(codes)
+
+    def check_tokenizer(self, fingerprint: str) -> None:
+        """Refuse tokens of another tokenizer.
+
+        Raises:
+            TokenizerMismatch: names both, and what to do.
+            ConfigError: no tokens are taken.
+        """
+        if self.facts.tokenizer is None:
+            raise ConfigError("this vocoder takes features, not tokens: train one with a tokenizer")
+        if fingerprint != self.facts.tokenizer:
+            raise TokenizerMismatch(
+                f"tokens of tokenizer {fingerprint[:12]} were given to a vocoder for {self.facts.tokenizer[:12]}: "
+                "encode the speech again with the vocoder's tokenizer, or train a vocoder on these tokens"
+            )
+
+    def check_features(self, fingerprint: str) -> None:
+        """Refuse features of another model or layer.
+
+        Raises:
+            TokenizerMismatch: names both, and what to do.
+            ConfigError: no features are taken.
+        """
+        if self.inputs != "features":
+            raise ConfigError("this vocoder takes tokens, not features: train one with --frames or --cuts")
+        if self.facts.features is not None and fingerprint != self.facts.features:
+            raise TokenizerMismatch(
+                f"features {fingerprint[:12]} were given to a vocoder for {self.facts.features[:12]}: "
+                "use the SSL model and layer that it was trained on, or train a vocoder on these features"
+            )
+
+    def batch(
+        self,
+        contents: Sequence[torch.Tensor],
+        speakers: Sequence[Speaker | None],
+        f0_hz: Sequence[npt.ArrayLike | None],
+        streams: Sequence[int] | None,
+    ) -> Frames:
+        """A padded batch on the vocoder's device.
+
+        Raises:
+            ConfigError: a speaker or a pitch that the vocoder does not know or that has another shape.
+        """
+        lengths = torch.tensor([len(content) for content in contents])
+        padded = torch.nn.utils.rnn.pad_sequence(list(contents), batch_first=True)
+        pitch, norm = self._pitch(f0_hz, lengths)
+        kept = None
+        if streams is not None:
+            kept = torch.zeros(len(contents), len(self.facts.vocab_sizes), dtype=torch.bool)
+            kept[:, list(streams)] = True
+        return Frames(padded, lengths, self._speakers(speakers), pitch, norm, kept).to(self.device)
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        contents: Sequence[torch.Tensor],
+        speakers: Sequence[Speaker | None],
+        f0_hz: Sequence[npt.ArrayLike | None],
+        streams: Sequence[int] | None,
+    ) -> list[Samples]:
+        if not all(len(content) for content in contents):
+            raise ConfigError("there is nothing to synthesize: no frames")
+        frames = self.batch(contents, speakers, f0_hz, streams)
+        waveforms = self.model(frames).waveforms.cpu().numpy()
+        return [row[: len(content) * self.hop_samples] for row, content in zip(waveforms, contents, strict=True)]
+
+    @torch.inference_mode()
+    def _expanded(self, tokens: TokenSequence) -> TokenSequence:
+        """One row a frame; tokens merged without durations get predicted ones where the vocoder has learnt them."""
+        if tokens.durations is not None or self.model.durations is None:
+            return tokens.expand()
+        content = torch.from_numpy(tokens.codes.astype(np.int64))
+        if self.codebook is not None:
+            content = open_quantizer(self.codebook, torch.device("cpu")).decode(content)
+        frames = Frames(content[None], torch.tensor([len(content)])).to(self.device)
+        durations = self.model.predicted_durations(frames)[0].cpu().numpy().astype(np.uint8)
+        return TokenSequence(tokens.codes, tokens.frame_rate_hz, tokens.fingerprint, durations).expand()
+
+    def checked_features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) as the network takes them: float32 on the CPU.
+
+        Raises:
+            ConfigError: features are not taken or have another width.
+        """
+        if self.inputs != "features":
+            raise ConfigError("this vocoder takes tokens, not features: train one with --frames or --cuts")
+        if frames.ndim != 2 or frames.shape[1] != self.width:
+            raise ConfigError(f"features are (N, {self.width}) for this vocoder, not {tuple(frames.shape)}")
+        return frames.detach().to("cpu", torch.float32)
+
+    def _speakers(self, speakers: Sequence[Speaker | None]) -> torch.Tensor | None:
+        kind = self.model.config.speaker
+        if kind == "none":
+            return None
+        if kind == "table":
+            unknown = [speaker for speaker in speakers if speaker not in self.facts.speakers]
+            if unknown:
+                known = ", ".join(self.facts.speakers[:10])
+                raise ConfigError(f"speaker {unknown[0]!r} is not one of the vocoder's: {known}, ...")
+            return torch.tensor([self.facts.speakers.index(str(speaker)) for speaker in speakers])
+        rows = [np.asarray(speaker, dtype=np.float32) for speaker in speakers if not isinstance(speaker, str | None)]
+        if len(rows) != len(speakers) or any(row.shape != (self.facts.speaker_width,) for row in rows):
+            raise ConfigError(
+                f"this vocoder is told who speaks by an embedding of {self.facts.speaker_width} numbers: "
+                "measure one on a reference recording (voxtok.vocoder.speaker)"
+            )
+        return torch.from_numpy(np.stack(rows))
+
+    def _pitch(
+        self, f0_hz: Sequence[npt.ArrayLike | None], lengths: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Pitch and its norm, padded; normalised over the voiced frames of what is given."""
+        given = [np.asarray(row, dtype=np.float32) for row in f0_hz if row is not None]
+        if not given:
+            return None, None
+        if len(given) != len(f0_hz) or any(row.shape != (n,) for row, n in zip(given, lengths.tolist(), strict=True)):
+            raise ConfigError("f0_hz has one number a frame for every utterance of the batch, or none has it")
+        rows = [torch.from_numpy(row) for row in given]
+        logs = [np.log(row[row > 0]) if (row > 0).any() else np.zeros(1) for row in given]
+        norm = torch.tensor([[float(values.mean()), float(values.std())] for values in logs])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), norm
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Write the folder; vocoder.json comes last, so that one that opens is complete."""
+        folder = Path(folder)
+        tensors = {name: _stored(tensor, dtype) for name, tensor in self.model.state_dict().items()}
+        write_bytes(folder / "model.safetensors", save_tensors(tensors))
+        if self.codebook is not None:
+            self.codebook.save(folder / "codebook.safetensors")
+        described = {"format": FORMAT, "version": VERSION, "model": asdict(self.model.config)}
+        write_json(folder / "vocoder.json", {**described, "facts": asdict(self.facts)})
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str = "auto") -> "Vocoder":
+        """Open a vocoder folder, or `mini`, the small vocoder that is installed with voxtok.
+
+        Raises:
+            CorruptFile: not a vocoder folder, or damaged.
+            MissingPart: it needs a package that is not installed.
+        """
+        folder = mini_folder() if str(folder) == "mini" else Path(folder)
+        if not (folder / "vocoder.json").exists():
+            raise CorruptFile(f"{folder}: not a vocoder folder (no vocoder.json)")
+        described = read_description(folder / "vocoder.json", FORMAT, VERSION, ("model", "facts"))
+        config, facts = described_config(described)
+        place = pick_device(device)
+        if place.type == "cuda":
+            forbid_tf32()
+        model = VocoderModel(config, facts)
+        try:
+            tensors = load_tensors((folder / "model.safetensors").read_bytes())
+            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CorruptFile(
+                f"{folder / 'model.safetensors'}: not this vocoder's weights: {one_line(error)}"
+            ) from error
+        needs_codebook = facts.inputs == "features" and facts.tokenizer is not None
+        codebook = Codebook.load(folder / "codebook.safetensors") if needs_codebook else None
+        return cls(model.eval().to(place), codebook)
+
+
+def described_config(described: dict[str, Any]) -> tuple[ModelConfig, Facts]:
+    """Shape and facts as vocoder.json has them.
+
+    Raises:
+        CorruptFile: a field of another release.
+    """
+    try:
+        shape = dict(described["model"])
+        parts = {"istft": _filled(IstftConfig, shape["istft"]), "hifigan": _filled(HifiganConfig, shape["hifigan"])}
+        return _filled(ModelConfig, {**shape, **parts}), _filled(Facts, described["facts"])
+    except (KeyError, TypeError) as error:
+        raise CorruptFile(f"vocoder.json: damaged, or of another release: {one_line(error)}") from error
+
+
+def _filled(kind: type[T], values: dict[str, Any]) -> T:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if set(values) != known:
+        raise KeyError(f"{kind.__name__} has {sorted(known)}, not {sorted(values)}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    stored = tensor.detach().cpu().contiguous()
+    return stored.to(dtype) if stored.is_floating_point() else stored
+
+
+def mini_folder() -> Path:
+    """The folder of vocoder-mini."""
+    return Path(__file__).parents[1] / "models" / "vocoder-mini"  # in a checkout as in an installed package
