@@ -35,6 +35,10 @@ class TokenizerMismatch(VoxtokError):
     """Tokens made with one tokenizer were given to a consumer made for another."""
 
 
+class BadText(VoxtokError):
+    """A sentence cannot be said or read: it has no words, or a character, word or phone that is not known."""
+
+
 class BadAudio(VoxtokError):
     """One recording cannot be used: `reason` is one of manifests.audio.REASONS, `detail` says more."""
 

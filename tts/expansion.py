@@ -1,0 +1,91 @@
+"""Spoken forms: numbers, money, ordinals, years and abbreviations written as the words that are said.
+
+Numbers are said by num2words (extra `text`), in any language that it knows; abbreviations are English alone.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.optional import require
+
+CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
+
+ENGLISH_ABBREVIATIONS = {
+    "mr": "mister", "mrs": "missis", "ms": "miz", "dr": "doctor", "prof": "professor", "st": "saint", "jr": "junior",
+    "sr": "senior", "capt": "captain", "lt": "lieutenant", "col": "colonel", "gen": "general", "sgt": "sergeant",
+    "hon": "honorable", "rev": "reverend", "etc": "et cetera", "vs": "versus", "no": "number", "co": "company",
+    "ltd": "limited", "e.g": "for example", "i.e": "that is",
+}  # fmt: skip
+"""As LJSpeech's recipes expand them; each stands before a full stop."""
+
+NOT_AT_AN_END = ("no", "co", "gen", "col")
+"""Abbreviations that are words too, or that end sentences as such: expanded before a number or a name alone."""
+
+MONEY = re.compile(r"([$£€])\s?(\d[\d,]*(?:\.\d+)?)(?!\d)")
+ORDINAL = re.compile(r"\b(\d[\d,]*)(?:st|nd|rd|th)\b", re.IGNORECASE)
+PERCENT = re.compile(r"(\d)\s?%")
+YEAR = re.compile(r"\b(1[1-9]\d\d|20[1-9]\d)\b(?![.,]\d)")
+NUMBER = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+BESIDE_LETTERS = re.compile(r"(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])")
+ABBREVIATION = re.compile(
+    r"\b(" + "|".join(map(re.escape, ENGLISH_ABBREVIATIONS)) + r")\.(?=(\s*)(\S?))", re.IGNORECASE
+)
+
+
+def expand(text: str, language: str) -> str:
+    """The text with digits and abbreviations spelled as words; text without any stays as it is.
+
+    Args:
+        language: such as en-us or de; regions share their language's numbers.
+
+    Worked, in English: `Dr. Lee paid $3.50 in 1999` becomes `doctor Lee paid three dollars, fifty cents in nineteen
+    ninety-nine`.
+
+    Raises:
+        ConfigError: there is a digit and num2words does not know the language.
+        MissingPart: there is a digit and num2words is not installed.
+    """
+    english = language.split("-")[0] == "en"
+    if english:
+        text = ABBREVIATION.sub(_abbreviation, text)
+    if not re.search(r"\d", text):
+        return text
+    say = _speaker(language.split("-")[0])
+    if english:
+        text = PERCENT.sub(r"\1 percent", text)
+        text = MONEY.sub(lambda found: say(_plain(found[2]), to="currency", currency=CURRENCIES[found[1]]), text)
+        text = ORDINAL.sub(lambda found: say(int(_plain(found[1])), to="ordinal"), text)
+        text = YEAR.sub(lambda found: say(int(found[1]), to="year"), text)
+    return NUMBER.sub(lambda found: say(_plain(found[0])), BESIDE_LETTERS.sub(" ", text))
+
+
+@cache
+def _speaker(language: str) -> Callable[..., str]:
+    """num2words in one language."""
+    num2words: Any = require("num2words", "text").num2words
+
+    def say(number: int | str, **options: str) -> str:
+        try:
+            return str(num2words(number, lang=language, **options))
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"num2words does not know the numbers of {language!r}: write {number} as words"
+            ) from error
+
+    return say
+
+
+def _plain(digits: str) -> str:
+    return digits.replace(",", "")
+
+
+def _abbreviation(found: re.Match[str]) -> str:
+    """The words of an abbreviation; at the end of a sentence its full stop stays."""
+    short, space, following = found[1].lower(), found[2], found[3]
+    ends = not following or (space and following.isupper() and short in ("etc", "ltd", "co", "jr", "sr"))
+    if short in NOT_AT_AN_END and not (following.isdigit() if short == "no" else following.isupper()):
+        return found[0]
+    return ENGLISH_ABBREVIATIONS[short] + ("." if ends else "")
