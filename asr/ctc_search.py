@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from voxtok.asr.hypothesis import NEVER, NOTHING, Hypothesis, Traceback, pick
-from voxtok.asr.ngram import Fusion
+from voxtok.asr.ngram import ALONE, Fusion
 from voxtok.asr.padded import Padded
 from voxtok.asr.text import BLANK
 
@@ -60,7 +60,7 @@ def ctc_prefix_beam(
     *,
     beam: int,
     candidates: int,
-    fusion: Fusion | None = None,
+    fusion: Fusion = ALONE,
     nbest: int = 1,
 ) -> list[list[Hypothesis]]:
     """The best prefixes by the sum over all their paths; with a beam that holds every prefix it is exact.
@@ -69,7 +69,7 @@ def ctc_prefix_beam(
         log_probs: (B, T, V) with blank 0.
         beam: prefixes kept after each frame.
         candidates: numbers that may follow a prefix, the frame's most likely ones.
-        fusion: a language model's share in the score.
+        fusion: a language model's share in the score, and a bonus.
         nbest: hypotheses returned of each utterance, at most.
 
     Returns:
@@ -87,24 +87,20 @@ def ctc_prefix_beam(
         prefixes = prefixes.kept(grown, active)
         own = torch.arange(beam, device=parents.device).expand_as(parents)
         trace.add(torch.where(active[:, None], parents, own), written.masked_fill(~active[:, None], NOTHING))
-    scores = prefixes.total + prefixes.extra
-    if fusion is not None:
-        scores = scores + fusion.final(prefixes.state)
-    return trace.hypotheses(scores, nbest)
+    return trace.hypotheses(prefixes.total + prefixes.extra + fusion.final(prefixes.state), nbest)
 
 
-def _start(batch: int, beam: int, device: torch.device, fusion: Fusion | None) -> _Beam:
+def _start(batch: int, beam: int, device: torch.device, fusion: Fusion) -> _Beam:
     """The empty prefix, and nothing else."""
     never = torch.full((batch, beam), NEVER, device=device)
     blank = never.clone()
     blank[:, 0] = 0.0
     zeros = torch.zeros(batch, beam, dtype=torch.int64, device=device)
-    state = zeros if fusion is None else torch.full_like(zeros, fusion.start)
-    return _Beam(blank, never, zeros, zeros - 1, zeros, torch.zeros_like(never), state)
+    return _Beam(blank, never, zeros, zeros - 1, zeros, torch.zeros_like(never), zeros + fusion.start)
 
 
 def _step(
-    old: _Beam, frame: torch.Tensor, likely: torch.Tensor, numbers: torch.Tensor, fusion: Fusion | None
+    old: _Beam, frame: torch.Tensor, likely: torch.Tensor, numbers: torch.Tensor, fusion: Fusion
 ) -> tuple[_Beam, torch.Tensor, torch.Tensor]:
     """One frame (B, V), whose best numbers (B, C) have the log-probabilities `likely`.
 
@@ -127,10 +123,8 @@ def _step(
     twice = (makes.float() @ (old.last[:, :, None] == numbers[:, None]).float()) > 0
     grown = grown.masked_fill(twice, NEVER)
 
-    extra, state = old.extra[:, :, None].expand_as(grown), old.state[:, :, None].expand_as(grown)
-    if fusion is not None:
-        gained, state = fusion.score(state, numbers[:, None].expand_as(grown))
-        extra = extra + gained
+    gained, state = fusion.score(old.state[:, :, None].expand_as(grown), numbers[:, None].expand_as(grown))
+    extra = old.extra[:, :, None] + gained
     beam, width = grown.shape[1:]
     scores = torch.cat([torch.logaddexp(blank, label) + old.extra, (grown + extra).flatten(1)], dim=1)
     _, places = scores.topk(beam, dim=1)

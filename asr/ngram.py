@@ -76,31 +76,39 @@ class NgramModel:
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """Shallow fusion: what a language model adds to the score of a hypothesis.
+    """Shallow fusion: what is added to the score of a hypothesis beside its acoustics.
 
     Attributes:
-        model: the language model.
+        model: the language model; None for none.
         weight: of its log-probabilities.
-        bonus: added for each number, against the preference of language models for short texts.
+        bonus: added for each number, against the preference of language models and decoders for short texts.
     """
 
-    model: NgramModel
-    weight: float
-    bonus: float
+    model: NgramModel | None = None
+    weight: float = 0.0
+    bonus: float = 0.0
 
     @property
     def start(self) -> int:
         """State at the beginning of a sentence."""
-        return self.model.start
+        return EMPTY if self.model is None else self.model.start
 
     def score(self, states: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each number adds after each state, and the next state."""
+        """What each number adds after each state, and the next state; all of one shape."""
+        if self.model is None:
+            return torch.full(states.shape, self.bonus, device=states.device), states
         scores, after = self.model.score(states, numbers)
         return self.weight * scores + self.bonus, after
 
     def final(self, states: torch.Tensor) -> torch.Tensor:
         """What the end of the sentence adds."""
+        if self.model is None:
+            return torch.zeros(states.shape, device=states.device)
         return self.weight * self.model.final(states)
+
+
+ALONE = Fusion()
+"""Nothing is added."""
 
 
 def read_ngrams(path: Path | str, text: TextModel) -> NgramModel:
