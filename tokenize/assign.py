@@ -117,7 +117,7 @@ class Assigner:
         second = scores.scatter_(1, chosen[:, None], -math.inf).amax(1)
         close = (second >= best - margin).nonzero()[:, 0]
         of_close = scores[close].scatter_(1, chosen[close, None], best[close, None])
-        rows, columns = _pairs_reaching(of_close, (best - margin)[close])
+        rows, columns = pairs_reaching(of_close, (best - margin)[close])
         return best, chosen, close[rows], columns
 
     def _pruned(
@@ -127,7 +127,7 @@ class Assigner:
         upper = bounds.of(frames, norms).add_(self._bias)
         guess = argmax(upper)
         reached = self._scores(frames, torch.arange(len(frames)), guess) - margin
-        rows, columns = _pairs_reaching(upper, reached.minimum(upper.gather(1, guess[:, None])[:, 0]))
+        rows, columns = pairs_reaching(upper, reached.minimum(upper.gather(1, guess[:, None])[:, 0]))
         scores = self._scores(frames, rows, columns)
         best = torch.full_like(norms, -math.inf).scatter_reduce_(0, rows, scores, "amax")
         near = scores >= (best - margin)[rows]
@@ -185,7 +185,7 @@ def _first_of_equals(centroids: torch.Tensor) -> torch.Tensor:
     return torch.tensor(list(seen.values()), dtype=torch.int64)
 
 
-def _pairs_reaching(scores: torch.Tensor, floors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pairs_reaching(scores: torch.Tensor, floors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns, in order, where (N, K) scores are at least the floor (N,) of their row."""
     if scores.device.type != "cpu":
         rows, columns = (scores >= floors[:, None]).nonzero(as_tuple=True)
