@@ -15,11 +15,11 @@ from lhotse.cut import Cut
 from voxtok.manifests.audio import Samples
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile, TokenizerMismatch
-from voxtok.runtime.files import sha256
 from voxtok.tokenize.extract import ExtractConfig, extract, extract_arrays
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
+from voxtok.vocoder.vocoder import features_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Features:
     @property
     def fingerprint(self) -> str:
         """Identity of the features: what changes them, windows aside."""
-        return sha256({"features": 1, "upstream": self.upstream.identity, "layer": self.config.layer})
+        return features_fingerprint(self.upstream, [self.config.layer])
 
     @property
     def description(self) -> dict[str, Any]:
