@@ -10,6 +10,7 @@ from voxtok.runtime.errors import VoxtokError
 COMMANDS = {
     "corpus": ("voxtok.manifests.corpora", "a corpus on disk, or a synthetic one -> Lhotse cuts"),
     "check": ("voxtok.manifests.check", "cuts -> what is wrong with their audio"),
+    "label": ("voxtok.tokenize.label", "cuts with phone times -> token store of phones, which guides pretrain"),
     "pretrain": ("voxtok.tokenize.pretrain", "token stores -> SSL model, by masked prediction (HuBERT)"),
     "distill": ("voxtok.tokenize.distill", "SSL model -> a small one that imitates it (DistilHuBERT)"),
     "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + quantizer)"),
@@ -20,6 +21,7 @@ COMMANDS = {
     "import-codec": ("voxtok.tokenize.import_codec", "neural codec (EnCodec, DAC, Mimi) -> tokenizer"),
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
+    "fit-speaker": ("voxtok.vocoder.speaker_fit", "cuts with speakers -> a light speaker embedding"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
 }
 

@@ -47,7 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     cuts = load_cuts(write_toy_corpus(folder / "corpus", [0.8 + 0.1 * i for i in range(10)]))
     for name, vocab_size in (("a", 12), ("b", 20)):
         encode_corpus(cuts, toy_tokenizer(vocab_size), folder / name, shard_size=4)
-    return load_corpus([TokenStore.open(folder / "a"), TokenStore.open(folder / "b")], memory_gb=1)
+    return load_corpus([TokenStore.open(folder / "a"), TokenStore.open(folder / "b")], [], memory_gb=1)
 
 
 def test_undisguised_crops_hold_their_utterance_and_its_tokens(corpus: Corpus) -> None:
@@ -161,7 +161,7 @@ def test_audio_beyond_the_memory_is_read_from_disk(tmp_path: Path) -> None:
     cuts = load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0, 1.5]))
     encode_corpus(cuts, toy_tokenizer(12), tmp_path / "store", shard_size=4)
     store = TokenStore.open(tmp_path / "store")
-    kept, read = (load_corpus([store], memory_gb=memory).utterances for memory in (1.0, 0.0))
+    kept, read = (load_corpus([store], [], memory_gb=memory).utterances for memory in (1.0, 0.0))
     assert all(utterance.samples is None for utterance in read)
     for one, other in zip(kept, read, strict=True):
         assert np.allclose(one.span(100, 30000), other.span(100, 30000), atol=1 / 32768)
@@ -171,4 +171,4 @@ def test_stores_after_dedup_are_refused(tmp_path: Path) -> None:
     cuts = load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0]))
     encode_corpus(cuts, toy_tokenizer(12, dedup=True), tmp_path / "store", shard_size=4)
     with pytest.raises(ConfigError, match="dedup"):
-        load_corpus([TokenStore.open(tmp_path / "store")], memory_gb=1)
+        load_corpus([TokenStore.open(tmp_path / "store")], [], memory_gb=1)

@@ -26,6 +26,7 @@ from voxtok.tokenize.masking import span_mask
 
 RATE = 16000
 CENTRE_SAMPLES = 200  # frame i of a store is centred at i * hop + 200: MFCC and the wav2vec 2.0 front see 400 samples
+UNKNOWN = -1  # the target of a frame that a label store has nothing about; losses pass over it
 EPSILON = 1e-7  # of waveform normalisation, as Hugging Face's preprocessor has it
 
 Int16 = npt.NDArray[np.int16]
@@ -123,26 +124,35 @@ class Batch:
         return Batch(*(tensor.to(device) for tensor in (self.waveforms, self.targets, self.mask, self.clean)))
 
 
-def load_corpus(stores: Sequence[TokenStore], memory_gb: float) -> Corpus:
-    """Join stores by cut id; utterances that a store lacks are left out.
+def load_corpus(stores: Sequence[TokenStore], labels: Sequence[TokenStore], memory_gb: float) -> Corpus:
+    """Join stores by cut id; utterances that a store lacks are left out, those that `labels` lack are UNKNOWN there.
 
     Raises:
         ConfigError: a store with dedup, or no utterance that all stores have.
     """
-    for store in stores:
+    for store in (*stores, *labels):
         if store.info.has_durations:
             raise ConfigError(f"{store.folder}: one token must be one frame; encode with --dedup false --bpe false")
     others = [{cut.id: tokens.codes for cut, tokens in store} for store in stores[1:]]
+    guides = [{cut.id: tokens.codes for cut, tokens in store} for store in labels]
+    unknown = [np.full((1, len(store.info.vocab_sizes)), UNKNOWN) for store in labels]
     joined = (
-        (cut, (tokens.codes, *(other[cut.id] for other in others)))
+        (
+            cut,
+            (
+                tokens.codes,
+                *(other[cut.id] for other in others),
+                *(guide.get(cut.id, no) for guide, no in zip(guides, unknown, strict=True)),
+            ),
+        )
         for cut, tokens in stores[0]
         if all(cut.id in other for other in others)
     )
     return Corpus(
         read_utterances(joined, memory_gb),
-        tuple(size for store in stores for size in store.info.vocab_sizes),
-        tuple(RATE / store.info.frame_rate_hz for store in stores),
-        tuple(store.fingerprint for store in stores),
+        tuple(size for store in (*stores, *labels) for size in store.info.vocab_sizes),
+        tuple(RATE / store.info.frame_rate_hz for store in (*stores, *labels)),
+        tuple(store.fingerprint for store in (*stores, *labels)),
     )
 
 

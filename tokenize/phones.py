@@ -62,13 +62,14 @@ def read_phones(cut: Cut, silences: Sequence[str]) -> list[Speech]:
     found = []
     for supervision in cut.supervisions:
         tier = sorted((supervision.alignment or {}).get("phone", []), key=lambda item: float(item.start))
-        phones = [Phone(_without_stress(item.symbol), item.start, item.start + item.duration) for item in tier]
+        phones = [Phone(without_stress(item.symbol), item.start, item.start + item.duration) for item in tier]
         if phones:
             found.append(Speech(supervision.speaker, _without_edges(phones, silences)))
     return found
 
 
-def _without_stress(symbol: str) -> str:
+def without_stress(symbol: str) -> str:
+    """AH0 -> AH; what is not ARPABET stays."""
     return re.sub(r"^([A-Z]{2})[012]$", r"\1", symbol)
 
 

@@ -17,7 +17,7 @@ from voxtok.manifests.store import TokenStore
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.crops import Batch, Corpus, CropConfig, load_corpus
+from voxtok.tokenize.crops import UNKNOWN, Batch, Corpus, CropConfig, load_corpus
 from voxtok.tokenize.student import Shape, hidden_frames, start_model, weights_hash
 from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 
@@ -28,6 +28,9 @@ class PretrainConfig:
 
     stores: tuple[str, ...]
     """Token stores of one corpus, without dedup; each is a target."""
+    labels: tuple[str, ...] = ()
+    """Token stores that need not have every utterance, such as phones of synthetic speech from `voxtok label`: targets
+    too, where they are known."""
     out: str
     """Folder to write; the model is in out/model."""
     model: Shape
@@ -91,7 +94,7 @@ def masked_prediction(
     streams: tuple[torch.Tensor, ...] = ()
     for streams in heads([frames[chosen] for frames in hidden]):
         losses += [
-            (F.cross_entropy(logits, target, reduction="none") * weight).sum()
+            (F.cross_entropy(logits, target, reduction="none", ignore_index=UNKNOWN) * weight).sum()
             for logits, target in zip(streams, targets.T, strict=True)
         ]
     hits = streams[0].argmax(dim=-1) == targets[:, 0]
@@ -122,11 +125,15 @@ def pretrain(config: PretrainConfig, ranks: Ranks | None = None) -> Path:
     Raises:
         ConfigError: the stores have no utterance in common, or `out` holds a run of another configuration.
     """
-    corpus = load_corpus([TokenStore.open(store) for store in config.stores], config.memory_gb)
+    corpus = load_corpus(_opened(config.stores), _opened(config.labels), config.memory_gb)
     identity = asdict(config) | {"stores": corpus.fingerprints, "init": weights_hash(config.init), **IRRELEVANT}
     device = pick_device(config.device)
     trainee = build(config, corpus, device)
     return train(trainee, corpus, Path(config.out), identity, config.crops, config.train, config.seed, ranks or Ranks())
+
+
+def _opened(stores: Sequence[str]) -> list[TokenStore]:
+    return [TokenStore.open(store) for store in stores]
 
 
 def main(argv: Sequence[str]) -> int:
