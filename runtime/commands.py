@@ -23,6 +23,7 @@ COMMANDS = {
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
     "fit-speaker": ("voxtok.vocoder.speaker_fit", "cuts with speakers -> a light speaker embedding"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
+    "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
 }
 
 
