@@ -23,6 +23,8 @@ COMMANDS = {
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
     "fit-speaker": ("voxtok.vocoder.speaker_fit", "cuts with speakers -> a light speaker embedding"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
+    "text-model": ("voxtok.asr.fit_text", "transcripts -> characters or subword units to write with"),
+    "ngram": ("voxtok.asr.ngram_fit", "texts -> n-gram language model (ARPA)"),
     "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
 }
 
