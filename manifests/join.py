@@ -21,6 +21,8 @@ class JoinConfig:
     """Manifest to write: a .jsonl or .jsonl.gz file."""
     without: str | None = None
     """Cuts whose ids are left out."""
+    without_others: bool = False
+    """Whether `without` may have cuts that none of the corpora has."""
 
     def __post_init__(self) -> None:
         if not self.cuts:
@@ -31,7 +33,7 @@ def join(config: JoinConfig) -> CorpusSize:
     """Write the joined manifest.
 
     Raises:
-        ManifestError: two corpora have a cut of the same id, or `without` has one that no corpus has.
+        ManifestError: two corpora have a cut of the same id, or `without` has one that no corpus has and `without_others` is false.
     """
     left_out = {cut.id for cut in load_cuts(config.without)} if config.without else set()
     seen: dict[str, str] = {}
@@ -46,7 +48,7 @@ def join(config: JoinConfig) -> CorpusSize:
                     yield cut
 
     size = save_cuts(config.out, kept())
-    missing = left_out - seen.keys()
+    missing = set() if config.without_others else left_out - seen.keys()
     if missing:
         Path(config.out).unlink()
         raise ManifestError(

@@ -36,3 +36,4 @@ def test_clashing_and_unknown_ids_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="1 cuts, such as utt001"):
         join(JoinConfig(cuts=(two,), without=held, out=str(out)))
     assert not out.exists()
+    assert len(join(JoinConfig(cuts=(two,), without=held, without_others=True, out=str(out))).speakers) == 1
