@@ -87,7 +87,7 @@ def test_whisper_streams(tmp_path: Path) -> None:
 )
 def test_what_normalises_over_the_recording_is_refused(kind: str, normalize: bool, tmp_path: Path) -> None:
     folder = save_tiny(kind, tmp_path / kind, do_normalize=normalize)
-    with pytest.raises(ConfigError, match=r"normalises over the whole recording.*first token depends on the last"):
+    with pytest.raises(ConfigError, match=r"normalises over the whole recording.*first frame depends on the last"):
         toy_tokenizer(upstream=str(folder), layer=1).stream(sampling_rate=RATE)
 
 
@@ -122,7 +122,7 @@ def test_memory_is_bounded_by_the_window() -> None:
     held = 0
     for start in range(0, 20 * len(SPEECH), 1600):
         stream.push(np.resize(SPEECH, 1600) * (start % 7))
-        held = max(held, stream._buffer.end - stream._buffer._start)
+        held = max(held, stream._frames._buffer.end - stream._frames._buffer._start)
     assert held <= 2 * 2.0 * RATE
 
 
