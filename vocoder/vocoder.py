@@ -42,7 +42,12 @@ Speaker = str | npt.NDArray[np.floating]
 
 def features_fingerprint(upstream: Upstream, layers: Sequence[int]) -> str:
     """Identity of features, layers side by side, as vocoders of features carry it: SHA-256 of model and layers."""
-    return sha256({"format": ["voxtok-features", 1], "upstream": upstream.identity, "layers": list(layers)})
+    return identity_fingerprint(upstream.identity, layers)
+
+
+def identity_fingerprint(upstream: dict[str, Any], layers: Sequence[int]) -> str:
+    """As `features_fingerprint`, of the upstream's identity as files carry it; needs no model."""
+    return sha256({"format": ["voxtok-features", 1], "upstream": upstream, "layers": list(layers)})
 
 
 @dataclass(frozen=True, eq=False)
