@@ -124,19 +124,16 @@ def read_ngrams(path: Path | str, text: TextModel) -> NgramModel:
     begin = text.vocab_size  # a number of its own, which no arc is over
     numbers |= {"</s>": text.sos_eos, "<s>": begin}
     grams: dict[Gram, tuple[float, float]] = {}
-    for words, score, backoff in read_arpa(path):
+    for words, scores in read_arpa(path).items():
         gram = tuple(numbers.get(word, -1) for word in words)
         if -1 not in gram:
-            grams[gram] = (score, backoff)
+            grams[gram] = scores
     lacking = [number for number in range(UNKNOWN + 1, text.vocab_size) if (number,) not in grams]
     if lacking and (UNKNOWN,) not in grams:
         raise ConfigError(
             f"{path} has no {text.pieces[lacking[0]]!r} and no <unk>: "
             "a language model for shallow fusion is over the text model's pieces, as `voxtok ngram` makes it"
         )
-    orphan = next((gram for gram in grams if gram[:-1] and gram[:-1] not in grams), None)
-    if orphan is not None:
-        raise CorruptFile(f"{path}: not a whole ARPA file (an n-gram of {len(orphan)} words without its first ones)")
     for number in lacking:
         grams[(number,)] = (grams[(UNKNOWN,)][0], 0.0)
     return compile_ngrams(grams, begin=begin, vocab_size=text.vocab_size)
@@ -174,27 +171,33 @@ def compile_ngrams(grams: dict[Gram, tuple[float, float]], *, begin: int, vocab_
     )
 
 
-def read_arpa(path: Path | str) -> Iterator[tuple[list[str], float, float]]:
-    """The n-grams of an ARPA file: (words, natural log-probability, natural log of the backoff weight).
+def read_arpa(path: Path | str) -> dict[tuple[str, ...], tuple[float, float]]:
+    """The n-grams of an ARPA file: words -> natural log-probability, and natural log of the backoff weight.
 
     Raises:
-        CorruptFile: no such file, or a line that is none of the format's.
+        CorruptFile: no such file, a line that is none of the format's, or an n-gram whose first words are none.
     """
-    order = 0
     try:
         with open(path, encoding="utf-8") as file:
-            for line in file:
-                line = line.strip(" \t\r\n")
-                if line.startswith("\\") and line.endswith("-grams:"):
-                    order = int(line[1 : -len("-grams:")])
-                elif order and line and not line.startswith("\\"):
-                    fields = line.split()
-                    backoff = float(fields[order + 1]) if len(fields) > order + 1 else 0.0
-                    yield fields[1 : order + 1], float(fields[0]) * math.log(10), backoff * math.log(10)
+            grams = {words: (score * math.log(10), backoff * math.log(10)) for words, score, backoff in _lines(file)}
     except (OSError, ValueError, IndexError) as error:
         raise CorruptFile(f"{path}: not an ARPA file ({error})") from error
-    if not order:
-        raise CorruptFile(f"{path}: not an ARPA file (no n-grams)")
+    orphan = next((gram for gram in grams if gram[:-1] and gram[:-1] not in grams), None)
+    if orphan is not None or not grams:
+        what = "no n-grams" if orphan is None else f"`{' '.join(orphan)}` without its first words"
+        raise CorruptFile(f"{path}: not an ARPA file ({what})")
+    return grams
+
+
+def _lines(file: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float, float]]:
+    order = 0
+    for line in file:
+        line = line.strip(" \t\r\n")
+        if line.startswith("\\") and line.endswith("-grams:"):
+            order = int(line[1 : -len("-grams:")])
+        elif order and line and not line.startswith("\\"):
+            fields = line.split()
+            yield tuple(fields[1 : order + 1]), float(fields[0]), float([*fields[order + 1 :], "0"][0])
 
 
 def write_arpa(grams: Iterable[tuple[tuple[str, ...], float, float | None]]) -> str:

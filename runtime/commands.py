@@ -19,12 +19,14 @@ COMMANDS = {
     "export": ("voxtok.manifests.export", "token store -> text, Kaldi, fairseq, Parquet or flat arrays"),
     "import-codebook": ("voxtok.tokenize.import_codebook", "published k-means file -> tokenizer"),
     "import-codec": ("voxtok.tokenize.import_codec", "neural codec (EnCodec, DAC, Mimi) -> tokenizer"),
+    "train-asr": ("voxtok.asr.train_asr", "token stores with transcripts -> recognizer"),
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
     "fit-speaker": ("voxtok.vocoder.speaker_fit", "cuts with speakers -> a light speaker embedding"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
     "text-model": ("voxtok.asr.fit_text", "transcripts -> characters or subword units to write with"),
     "ngram": ("voxtok.asr.ngram_fit", "texts -> n-gram language model (ARPA)"),
+    "graph": ("voxtok.asr.graph", "n-gram language model over words -> decoding graph"),
     "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
 }
 

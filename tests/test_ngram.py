@@ -102,7 +102,7 @@ def test_kneser_ney_worked_by_hand() -> None:
 
 def test_words_are_units_too(tmp_path: Path) -> None:
     model, path = fitted(tmp_path, 2, units="words")
-    grams = {tuple(words): (score, backoff) for words, score, backoff in read_arpa(path)}
+    grams = read_arpa(path)
     assert ("abba", "ab") in grams and not any("▁" in word for gram in grams for word in gram)
     assert units_of("ABBA, ab!", model, "words") == ["abba", "ab"]
     assert math.isfinite(arpa_score(grams, ["ab", "zoo", "</s>"]))
@@ -110,7 +110,7 @@ def test_words_are_units_too(tmp_path: Path) -> None:
 
 def test_histories_are_listed(tmp_path: Path) -> None:
     _, path = fitted(tmp_path, 4)
-    grams = {tuple(words) for words, _, _ in read_arpa(path)}
+    grams = read_arpa(path)
     assert all(gram[:-1] in grams for gram in grams if gram[:-1])
 
 
@@ -123,7 +123,7 @@ def test_named_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no '▁' and no <unk>"):
         read_ngrams(tmp_path / "lm.arpa", TEXT)
     (tmp_path / "lm.arpa").write_text(ARPA.replace("-0.9\ta a\t-0.05\n", ""))
-    with pytest.raises(CorruptFile, match="without its first ones"):
+    with pytest.raises(CorruptFile, match="`a a a` without its first words"):
         read_ngrams(tmp_path / "lm.arpa", TEXT)
     with pytest.raises(CorruptFile, match="No such file"):
         read_ngrams(tmp_path / "none.arpa", TEXT)
