@@ -33,4 +33,5 @@ class Attention(nn.Module):
         return mixed
 
     def _split(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: torch.Tensor = frames.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,6 +16,9 @@ from voxtok.runtime.errors import ConfigError
 
 LAYER_KERNEL = 3  # of the convolutions over layers
 EPSILON = 1e-5
+STATISTICS = 500
+
+Floats = npt.NDArray[np.floating]
 
 
 class Front(nn.Module):
@@ -111,6 +116,13 @@ class Features(nn.Module):
         self.register_buffer("deviation", torch.ones(layers, width))
         self.mix = LayerSum(layers) if config.layer_mix == "sum" else LayerConvolution(layers, width)
         self.project = nn.Linear(width, config.width)
+
+    def normalize_by(self, examples: Sequence[Floats]) -> None:
+        """Take mean and deviation from (F, layers, D) features, of at most STATISTICS utterances spread over all."""
+        chosen = examples[:: max(1, len(examples) // STATISTICS)]
+        frames = torch.cat([torch.from_numpy(np.array(part, dtype=np.float64)) for part in chosen])
+        self.mean.copy_(frames.mean(dim=0))
+        self.deviation.copy_(frames.std(dim=0))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, F, width) from (B, F, layers, D)."""

@@ -20,7 +20,7 @@ from voxtok.asr.fronts import Front
 from voxtok.asr.inputs import InputConfig, Inputs, Source, source_of
 from voxtok.asr.padded import Padded
 from voxtok.asr.text import TextModel
-from voxtok.asr.transducer import Joiner, Predictor, TransducerConfig
+from voxtok.asr.transducer import Joiner, Predictor, SimpleJoiner, TransducerConfig
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import read_description, write_bytes, write_json
 
@@ -90,6 +90,8 @@ class Recognizer(nn.Module):
         self.decoder = Decoder(config.decoder, width, text.vocab_size) if config.decoder else None
         self.predictor = Predictor(config.transducer, text.vocab_size) if config.transducer else None
         self.joiner = Joiner(config.transducer, width, text.vocab_size) if config.transducer else None
+        pruned = config.transducer is not None and config.transducer.loss == "pruned"
+        self.simple = SimpleJoiner(config.transducer, width, text.vocab_size) if config.transducer and pruned else None
 
     @property
     def device(self) -> torch.device:

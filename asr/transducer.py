@@ -1,6 +1,7 @@
 """The transducer's other two networks: a predictor over the last pieces, and the joiner of its output and a frame."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ class TransducerConfig:
     """Pieces that the predictor sees (Ghodsi et al. 2020); icefall takes 2."""
     width: int
     """Dimensions of both networks."""
-    loss: str = "full"
-    """full (torchaudio's), or pruned, which needs k2 (Kuang et al. 2022)."""
+    loss: Literal["full", "pruned"] = "full"
+    """full (torchaudio's), or pruned (Kuang et al. 2022), which needs k2 and much less memory."""
     prune_range: int = 5
     """Pieces kept at each frame by the pruned loss."""
 
@@ -51,3 +52,16 @@ class Joiner(nn.Module):
         """(..., V) logits from (..., encoder_width) and (..., width), which broadcast."""
         found: torch.Tensor = self.output(torch.tanh(self.frames(frames) + predicted))
         return found
+
+
+class SimpleJoiner(nn.Module):
+    """The pruned loss's first pass: two matrices whose sum stands for the joiner, and shows where paths lie."""
+
+    def __init__(self, config: TransducerConfig, encoder_width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.frames = nn.Linear(encoder_width, vocab_size)
+        self.predicted = nn.Linear(config.width, vocab_size)
+
+    def forward(self, frames: torch.Tensor, predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, V) and (B, S + 1, V) logits."""
+        return self.frames(frames), self.predicted(predicted)

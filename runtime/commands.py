@@ -28,6 +28,7 @@ COMMANDS = {
     "ngram": ("voxtok.asr.ngram_fit", "texts -> n-gram language model (ARPA)"),
     "graph": ("voxtok.asr.graph", "n-gram language model over words -> decoding graph"),
     "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
+    "train-lm": ("voxtok.tts.train_lm", "token stores -> unit language model"),
 }
 
 
