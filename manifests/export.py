@@ -148,6 +148,7 @@ def export_flat(store: TokenStore, out: Path) -> int:
         np.save(file, np.array(offsets, dtype=np.int64), allow_pickle=False)
     values = (store.fingerprint, store.frame_rate_hz, store.info.vocab_sizes, store.info.has_durations)
     described = {"format": FLAT, "version": FLAT_VERSION, **dict(zip(FLAT_KEYS, values, strict=True))}
+    described["bpe"] = store.info.bpe
     write_json(out / "flat.json", described)
     return len(offsets) - 1
 
@@ -162,6 +163,7 @@ class FlatTokens:
     frame_rate_hz: float
     vocab_sizes: tuple[int, ...]
     durations: Any | None  # (total,) uint32 frames, memory-mapped, where a token may stand for several
+    bpe: str | None  # hash of the subwords that the tokens are, else None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -191,6 +193,7 @@ def load_flat(folder: Path | str) -> FlatTokens:
         frame_rate_hz=described["frame_rate_hz"],
         vocab_sizes=tuple(described["vocab_sizes"]),
         durations=mapped("durations.npy") if described["has_durations"] else None,
+        bpe=described.get("bpe"),
     )
 
 

@@ -1,0 +1,179 @@
+"""Training unit language models: resumed is uninterrupted, two ranks are one, and a toy language is learnt."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.toy_lm import FINGERPRINT, RATE_HZ, toy_tokens, write_store
+from voxtok.manifests.export import export_flat
+from voxtok.manifests.store import TokenStore
+from voxtok.manifests.tokens import TokenSequence
+from voxtok.runtime.errors import ConfigError, TokenizerMismatch
+from voxtok.runtime.files import read_jsonl
+from voxtok.tokenize.train import TrainConfig
+from voxtok.tts.lm import LmShape, UnitLm
+from voxtok.tts.sampling import SamplingConfig, draw_utterances, unconditional
+from voxtok.tts.stop_rules import StopRules
+from voxtok.tts.train_lm import TrainLmConfig, train_lm
+
+ROOT = Path(__file__).parent.parent
+WORDS = ([1, 1, 2], [3, 4, 4, 4], [5, 6])
+
+
+def spoken(words: list[int]) -> TokenSequence:
+    """A toy language of three words, each followed by a pause, token 0."""
+    frames = [frame for word in words for frame in [*WORDS[word], 0]]
+    return TokenSequence(np.array(frames, dtype=np.uint8)[:, None], RATE_HZ, FINGERPRINT)
+
+
+def sentences(count: int) -> list[TokenSequence]:
+    """Words in turn, 2 to 5 of them, beginning with any: what follows a word is certain, not where a sentence ends."""
+    return [spoken([(first + i) % 3 for i in range(2 + first % 4)]) for first in range(count)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_store(tmp_path_factory.mktemp("store"), [toy_tokens(5 + i, seed=i) for i in range(12)]))
+
+
+def config(store: str, out: Path, steps: int = 6, **changes: object) -> TrainLmConfig:
+    whole = TrainLmConfig(
+        stores=(store,),
+        valid=(store,),
+        out=str(out),
+        rows="frames",
+        pattern="parallel",
+        model=LmShape(blocks=1, width=16, heads=2, feed_forward=24, context_steps=24, dropout=0.1),
+        batch_steps=72,
+        train=TrainConfig(
+            steps=steps, peak_lr=1e-2, warmup_steps=1, decay_share=0.0, report_steps=1, checkpoint_steps=2
+        ),
+        device="cpu",
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    timed = ("hours_per_hour", "share_")
+    return [
+        {name: value for name, value in row.items() if not name.startswith(timed)}
+        for row in read_jsonl(out / "metrics.jsonl")
+    ]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_lm(config(store, tmp_path / "whole"))
+    from voxtok.tts import train_lm as module
+
+    class Killed(Exception):
+        pass
+
+    update = module.update
+
+    def dying(*arguments: object) -> object:
+        if arguments[3] == 5:  # the sixth step, after the checkpoint of the fourth
+            raise Killed
+        return update(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "update", dying)
+    with pytest.raises(Killed):
+        train_lm(config(store, tmp_path / "killed"))
+    monkeypatch.setattr(module, "update", update)
+    train_lm(config(store, tmp_path / "killed"))
+    whole, resumed = metrics(tmp_path / "whole"), metrics(tmp_path / "killed")
+    assert resumed == whole
+    assert [row["step"] for row in whole] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert {"loss", "perplexity", "bits_per_s", "accuracy", "lr"} <= set(whole[0])
+    assert {"valid_perplexity", "valid_bits_per_s"} <= set(whole[2])
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_threads_flat_tokens_and_a_second_call_change_nothing(store: str, tmp_path: Path) -> None:
+    train_lm(config(store, tmp_path / "a", train=replace(config(store, tmp_path).train, workers=2)))
+    export_flat(TokenStore.open(store), tmp_path / "flat")
+    train_lm(config(str(tmp_path / "flat"), tmp_path / "b"))
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    before = (tmp_path / "b" / "model.safetensors").stat().st_mtime_ns
+    train_lm(config(str(tmp_path / "flat"), tmp_path / "b"))
+    assert (tmp_path / "b" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="training of another configuration"):
+        train_lm(config(str(tmp_path / "flat"), tmp_path / "b", seed=3))
+
+
+def test_a_tiny_model_learns_a_toy_language_and_continues_it(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", sentences(24))
+    shape = LmShape(blocks=1, width=32, heads=2, feed_forward=48, context_steps=64)
+    steps = TrainConfig(
+        steps=120, peak_lr=1e-2, warmup_steps=5, decay_share=0.5, report_steps=120, checkpoint_steps=120
+    )
+    for rows, pattern in (("frames", "parallel"), ("timed", "delayed"), ("timed", "flattened")):
+        out = tmp_path / f"{rows}-{pattern}"
+        train_lm(
+            config(
+                str(store), out, model=shape, train=steps, batch_steps=256, rows=rows, pattern=pattern,
+                max_duration_frames=8,
+            )
+        )  # fmt: skip
+        lm = UnitLm.load(out, device="cpu")
+        prompts = [unconditional(lm, spoken([word])) for word in range(3)]
+        rules = [StopRules(max_s=0.5, loop_s=9.0, stuck_tokens=0)] * 3
+        for word, found in enumerate(draw_utterances(lm, prompts, SamplingConfig(temperature=0.0), rules, [0] * 3)):
+            after = found.tokens.codes[len(spoken([word])) :, 0].tolist()
+            expected = spoken([(word + i) % 3 for i in range(1, 9)]).codes[: len(after), 0].tolist()
+            assert after == expected, (rows, pattern)
+            assert len(after) > 3
+
+
+def test_stores_of_two_tokenizers_and_other_folders_are_refused(store: str, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other", [toy_tokens(9)])
+    described = json.loads((other / "store.json").read_text())
+    (other / "store.json").write_text(json.dumps(described | {"fingerprint": "e" * 64}))
+    with pytest.raises(TokenizerMismatch, match="eeeeeeeeeeee"):
+        train_lm(config(store, tmp_path / "lm", stores=(store, str(other))))
+    with pytest.raises(TokenizerMismatch, match="eeeeeeeeeeee"):
+        train_lm(config(store, tmp_path / "lm", valid=(str(other),)))
+    with pytest.raises(ConfigError, match="batch-steps must be at least"):
+        config(store, tmp_path, batch_steps=8)
+    with pytest.raises(ConfigError, match="max-duration-frames"):
+        train_lm(config(store, tmp_path / "lm", rows="timed"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from dataclasses import replace
+from tests.test_train_lm import config
+from voxtok.runtime.distributed import connected_ranks
+from voxtok.tts.train_lm import train_lm
+if __name__ == "__main__":
+    with connected_ranks() as ranks:
+        whole = config(sys.argv[2], Path(sys.argv[1]))
+        train_lm(replace(whole, model=replace(whole.model, dropout=0.0)), ranks)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(store: str, tmp_path: Path) -> None:
+    whole = config(store, tmp_path / "one")
+    train_lm(replace(whole, model=replace(whole.model, dropout=0.0)))
+    (tmp_path / "script.py").write_text(SCRIPT.format(root=str(ROOT)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, str(tmp_path / "script.py"), str(tmp_path / "two"), store], check=True)
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+def test_bfloat16_learns_too(store: str, tmp_path: Path) -> None:
+    train = replace(config(store, tmp_path).train, dtype="bfloat16", steps=8, saved_dtype="float16")
+    train_lm(config(store, tmp_path / "lm", train=train))
+    losses = [row["loss"] for row in metrics(tmp_path / "lm") if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert next(UnitLm.load(tmp_path / "lm", device="cpu").parameters()).dtype == torch.float32
