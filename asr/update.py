@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from voxtok.asr.augment import AugmentConfig, FrameAugment
-from voxtok.asr.averaging import BestWeights, MovingAverage
+from voxtok.asr.averaging import BestWeights
 from voxtok.asr.batches import Batch
 from voxtok.asr.losses import losses
 from voxtok.asr.recognizer import Recognizer
 from voxtok.asr.schedule import ScheduleConfig
+from voxtok.runtime.averaging import MovingAverage
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, VoxtokError
 from voxtok.runtime.files import write_jsonl
