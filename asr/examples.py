@@ -199,17 +199,21 @@ def _source(stores: Sequence[TokenStore], extractor: FeatureExtractor | None) ->
     return found
 
 
+def side_by_side(parts: Sequence[TokenSequence]) -> TokenSequence:
+    """Streams of several tokenizers as those of one; frames that not all have are cut off the end."""
+    if len(parts) == 1:
+        return parts[0]
+    frames = min(map(len, parts))
+    codes = np.concatenate([part.codes[:frames].astype(np.uint32) for part in parts], axis=1)
+    return TokenSequence(codes, parts[0].frame_rate_hz, parts[0].fingerprint)
+
+
 def _joined(stores: Sequence[TokenStore]) -> Iterator[tuple[Cut, TokenSequence]]:
-    """Cuts that every store has, with their streams side by side; frames that not all have are cut off the end."""
-    others = [{cut.id: tokens.codes for cut, tokens in store} for store in stores[1:]]
+    """Cuts that every store has, with their streams side by side."""
+    others = [{cut.id: tokens for cut, tokens in store} for store in stores[1:]]
     for cut, tokens in stores[0]:
-        if not others:
-            yield cut, tokens
-        elif all(cut.id in other for other in others):
-            streams = [tokens.codes, *(other[cut.id] for other in others)]
-            frames = min(map(len, streams))
-            codes = np.concatenate([codes[:frames].astype(np.uint32) for codes in streams], axis=1)
-            yield cut, TokenSequence(codes, tokens.frame_rate_hz, tokens.fingerprint)
+        if all(cut.id in other for other in others):
+            yield cut, side_by_side([tokens, *(other[cut.id] for other in others)])
 
 
 def _cuts(path: str) -> Iterable[Cut]:

@@ -7,7 +7,7 @@ alignments.txt    every utterance, word under word, the worst first
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ class ScoreConfig:
     """Case of both sides before they are compared: lower, upper or keep."""
     punctuation: Punctuation
     """Punctuation of both sides before they are compared: remove or keep."""
-    scoring: ScoringConfig = ScoringConfig()
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
     """Bootstrap."""
 
 

@@ -1,6 +1,6 @@
 """`voxtok train-asr`: token stores with transcripts -> recognizer.
 
-out/model/          the recognizer: asr.json, model.safetensors
+out/model/          the recognizer: asr.json, model.safetensors, and copies of the tokenizers
 out/training.pt     weights, optimizer, averages: a killed run goes on here, along the same curve
 out/best/           weights of the best evaluations; their mean is out/model
 out/metrics.jsonl   losses, errors on the dev data, learning rate, hours of audio per hour, shares of the time
@@ -20,10 +20,11 @@ import torch
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.batches import TrainingSet, batches, ctc_frames, plan_epoch, training_set
 from voxtok.asr.evaluate import evaluate
-from voxtok.asr.examples import Examples, read_examples
+from voxtok.asr.examples import JOINED, Examples, read_examples
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
 from voxtok.asr.text import TextModel
+from voxtok.asr.tokenizers import copy_tokenizers
 from voxtok.asr.update import Run, resume, save_run, start_run, update
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
@@ -176,6 +177,8 @@ def train(run: Run, data: TrainingSet, dev: TrainingSet, config: TrainAsrConfig,
                 save_run(run, out, key)
     if ranks.is_first:
         run.recognizer.load_state_dict(run.best.average() or run.average.weights)
+        first = config.data[0].split(JOINED) if config.model.inputs.tokens else []
+        copy_tokenizers([Path(store) / "tokenizer" for store in first], out / "model")
         run.recognizer.save(out / "model")
         write_json(out / "done.json", {"config": key})
     ranks.barrier()
