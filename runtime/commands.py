@@ -22,6 +22,7 @@ COMMANDS = {
     "train-asr": ("voxtok.asr.train_asr", "token stores with transcripts -> recognizer"),
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
+    "train-vocoder": ("voxtok.vocoder.train_vocoder", "tokens or features of speech -> vocoder"),
     "fit-speaker": ("voxtok.vocoder.speaker_fit", "cuts with speakers -> a light speaker embedding"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
     "text-model": ("voxtok.asr.fit_text", "transcripts -> characters or subword units to write with"),
@@ -29,6 +30,7 @@ COMMANDS = {
     "graph": ("voxtok.asr.graph", "n-gram language model over words -> decoding graph"),
     "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
     "train-lm": ("voxtok.tts.train_lm", "token stores -> unit language model"),
+    "continue": ("voxtok.tts.continuation", "spoken prompt -> how a unit language model goes on, as speech"),
 }
 
 

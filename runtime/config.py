@@ -1,8 +1,8 @@
 """A command's options: one frozen dataclass, filled from a YAML file and the command line by jsonargparse.
 
 The docstring under each field is its help; a field without a default is required; an unknown key is an error that
-names the nearest known one. On the command line, `--batch-s` and `--batch_s` are the same, and `--strict` alone means
-`--strict true`.
+names the nearest known one. On the command line, `--batch-s` and `--batch_s` are the same, as are `--train.peak-lr` and
+`--train.peak_lr`, and `--strict` alone means `--strict true`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ class _Parser(jsonargparse.ArgumentParser):
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Help text with `--batch-s` in place of `--batch_s`."""
-        return re.sub(r"--[a-z]\w*", lambda match: match[0].replace("_", "-"), super().format_help(formatter))
+        return re.sub(r"--[a-z][\w.]*", lambda match: match[0].replace("_", "-"), super().format_help(formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one sentence and exit 2."""
@@ -75,7 +75,7 @@ BOOLEANS = ("true", "false", "True", "False", "yes", "no", "null")
 
 def _with_underscores(word: str) -> str:
     name, equals, value = word.partition("=")
-    if re.fullmatch(r"--[a-z][\w-]*", name):
+    if re.fullmatch(r"--[a-z][\w.-]*", name):
         name = "--" + name[2:].replace("-", "_")
     return name + equals + value
 
