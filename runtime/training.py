@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from voxtok.runtime.distributed import Ranks
@@ -215,6 +216,17 @@ class Metrics:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def add_audio(self, step: int, name: str, samples: npt.NDArray[np.float32], sampling_rate: int) -> None:
+        """A recording (T,) for TensorBoard, where it is asked for."""
+        if self._board is not None:
+            self._board.add_audio(name, samples[None], step, sample_rate=sampling_rate)
+
+    def add_picture(self, step: int, name: str, values: npt.NDArray[np.floating]) -> None:
+        """A picture (rows, columns), first row on top, for TensorBoard, where it is asked for: the largest is white."""
+        if self._board is not None:
+            low, high = float(values.min()), float(values.max())
+            self._board.add_image(name, (values - low) / max(high - low, 1e-9), step, dataformats="HW")
 
     def __enter__(self) -> "Metrics":
         return self

@@ -157,8 +157,10 @@ def test_tokens_without_durations_get_predicted_ones() -> None:
     with torch.no_grad():
         vocoder.model.durations.out.weight.zero_()
         vocoder.model.durations.out.bias.fill_(float(np.log(3.0)))
-    assert len(vocoder.from_tokens(tokens(10))) == 30 * 320
+    assert len(vocoder.from_tokens(tokens(10), predict_durations=True)) == 30 * 320
     assert len(vocoder.from_tokens(tokens(10).dedup())) == 10 * 320
+    with pytest.raises(ConfigError, match="does not predict"):
+        made("harmonic").from_tokens(tokens(10), predict_durations=True)
 
 
 def test_damaged_folders_are_named(tmp_path: Path) -> None:

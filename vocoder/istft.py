@@ -137,7 +137,7 @@ class PhaseHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, M, width) with mask (B, M, 1) to (B, M * hop)."""
-        log_magnitude, phase = self.out(hidden).float().chunk(2, dim=-1)
+        log_magnitude, phase = self.out(hidden).chunk(2, dim=-1)
         magnitude = log_magnitude.exp().clamp(max=LOUDEST) * mask
         return self.spectra.synthesise(torch.polar(magnitude, phase))
 
@@ -162,7 +162,7 @@ class FilterHead(nn.Module):
         self, hidden: torch.Tensor, mask: torch.Tensor, pulses: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
         """(B, M, width), mask (B, M, 1), and (B, M * hop) pulses and noise to (B, M * hop)."""
-        pulse_bands, noise_bands = self.out(hidden).float().chunk(2, dim=-1)
+        pulse_bands, noise_bands = self.out(hidden).chunk(2, dim=-1)
         harmonic = self.spectra.analyse(pulses) * self.minimum_phase(pulse_bands @ self.to_bins)
         random = self.spectra.analyse(noise) * (noise_bands @ self.to_bins).clamp(max=math.log(LOUDEST)).exp()
         return self.spectra.synthesise((harmonic + random) * mask)
@@ -225,11 +225,14 @@ class IstftGenerator(nn.Module):
         backbone = self.backbone(hidden, frame_mask)
         sounding = mask.repeat_interleave(self.head.spectra.hop_samples * self.config.upsample, dim=1)
         if self.pitch is None or self.source is None:
-            return self.head(backbone, fine_mask) * sounding, None
+            with torch.autocast(hidden.device.type, enabled=False):
+                return self.head(backbone.float(), fine_mask.float()) * sounding, None
         predicted = self.pitch(hidden, frame_mask).float()
         pitch, voiced = followed(predicted.detach(), f0_hz)
         pulses, noise = self.source(*to_the_end(pitch, voiced, mask), place)
-        return self.head(backbone, fine_mask, pulses * sounding, noise * sounding) * sounding, predicted
+        with torch.autocast(hidden.device.type, enabled=False):  # FFTs and logarithms of magnitudes need float32
+            waveforms = self.head(backbone.float(), fine_mask.float(), pulses * sounding, noise * sounding)
+        return waveforms * sounding, predicted
 
 
 def followed(predicted: torch.Tensor, f0_hz: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,18 +57,22 @@ class VocoderModel(nn.Module):
         waveforms, pitch = self.generator(hidden, frames.mask(), frames.f0_hz, place or Place())
         return Synthesis(waveforms, pitch)
 
-    def predicted_durations(self, frames: Frames) -> torch.Tensor:
-        """(B, N) int64 frames that each token lasts, at least 1, 0 on padding; `frames` has one row a token.
+    def log_durations(self, frames: Frames) -> torch.Tensor:
+        """(B, N) logs of the frames that each token lasts, from the tokens alone; `frames` has one row a token.
 
         Raises:
             ConfigError: the vocoder was trained without a duration predictor.
         """
         if self.durations is None:
             raise ConfigError(
-                "these tokens have no durations, and this vocoder does not predict them: "
-                "encode without dedup, or train one with model.durations"
+                "this vocoder does not predict how long tokens last: give durations, or train one with model.durations"
             )
-        logs = self.durations(self.inputs(frames), frames.mask())
+        logs: torch.Tensor = self.durations(self.inputs.content(frames), frames.mask())
+        return logs
+
+    def predicted_durations(self, frames: Frames) -> torch.Tensor:
+        """(B, N) int64 frames that each token lasts, at least 1, 0 on padding; arguments as in `log_durations`."""
+        logs = self.log_durations(frames)
         lengths: torch.Tensor = logs.exp().round().clamp(1, MAX_DURATION_FRAMES).long() * frames.mask()
         return lengths
 

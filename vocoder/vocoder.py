@@ -113,21 +113,25 @@ class Vocoder:
         speaker: Speaker | None = None,
         f0_hz: npt.ArrayLike | None = None,
         streams: Sequence[int] | None = None,
+        predict_durations: bool = False,
     ) -> Samples:
         """The waveform of one token sequence, (frames * hop_samples,) float32.
 
         Args:
-            tokens: of the tokenizer that the vocoder was trained on. Merged tokens are expanded by their durations,
-                or by predicted ones where a tokenizer with dedup gave none.
+            tokens: of the tokenizer that the vocoder was trained on; merged tokens are expanded by their durations.
             speaker: a training speaker's name or an embedding; None only where the vocoder was trained without.
             f0_hz: (frames,) pitch to follow, 0 where unvoiced; None predicts it, where that is possible.
             streams: the token streams to use; None uses all.
+            predict_durations: rows are merged tokens whose durations nobody knows: predict them.
 
         Raises:
             TokenizerMismatch: tokens of another tokenizer.
             ConfigError: no tokens are taken, or a speaker or pitch is needed and missing, or has another shape.
         """
-        return self.from_tokens_batch([tokens], speakers=[speaker], f0_hz=[f0_hz], streams=streams)[0]
+        batch = self.from_tokens_batch(
+            [tokens], speakers=[speaker], f0_hz=[f0_hz], streams=streams, predict_durations=predict_durations
+        )
+        return batch[0]
 
     def from_tokens_batch(
         self,
@@ -136,8 +140,11 @@ class Vocoder:
         speakers: Sequence[Speaker | None],
         f0_hz: Sequence[npt.ArrayLike | None] | None = None,
         streams: Sequence[int] | None = None,
+        predict_durations: bool = False,
     ) -> list[Samples]:
         """Waveforms of several token sequences, each as it is alone; arguments and errors as in `from_tokens`."""
+        if predict_durations:
+            batch = [self.lasting(tokens) for tokens in batch]
         contents = [self.contents(tokens, streams) for tokens in batch]
         return self._generate(contents, speakers, f0_hz or [None] * len(batch), streams)
 
@@ -149,7 +156,13 @@ class Vocoder:
         Raises:
             ConfigError: features are not taken or have another width.
         """
-        return self._generate([self.checked_features(frames)], [speaker], [f0_hz], None)[0]
+        return self.from_content(self.checked_features(frames), speaker=speaker, f0_hz=f0_hz)
+
+    def from_content(
+        self, content: torch.Tensor, *, speaker: Speaker | None = None, f0_hz: npt.ArrayLike | None = None
+    ) -> Samples:
+        """The waveform of what the network takes: (N, S) int64 codes or (N, D) features, as `contents` gives them."""
+        return self._generate([content], [speaker], [f0_hz], None)[0]
 
     def stream(
         self, *, speaker: Speaker | None = None, streams: Sequence[int] | None = None, chunk_frames: int = 25
@@ -175,11 +188,21 @@ class Vocoder:
             streams and all(0 <= stream < len(self.facts.vocab_sizes) for stream in streams)
         ):
             raise ConfigError(f"streams are some of 0 .. {len(self.facts.vocab_sizes) - 1}, not {list(streams)}")
-        codes = torch.from_numpy(self._expanded(tokens).codes.astype(np.int64))
-        check_codes(codes, self.facts.vocab_sizes)
-        if self.codebook is None:
-            return codes
-        return open_quantizer(self.codebook, torch.device("cpu")).decode(codes)
+        return self._looked_up(tokens.expand())
+
+    @torch.inference_mode()
+    def lasting(self, tokens: TokenSequence) -> TokenSequence:
+        """Merged tokens, one row each, with predicted durations.
+
+        Raises:
+            TokenizerMismatch: tokens of another tokenizer.
+            ConfigError: the vocoder does not predict durations.
+        """
+        self.check_tokenizer(tokens.fingerprint)
+        content = self._looked_up(tokens)
+        frames = Frames(content[None], torch.tensor([len(content)])).to(self.device)
+        durations = self.model.predicted_durations(frames)[0].cpu().numpy().astype(np.uint8)
+        return TokenSequence(tokens.codes, tokens.frame_rate_hz, tokens.fingerprint, durations)
 
     def check_tokenizer(self, fingerprint: str) -> None:
         """Refuse tokens of another tokenizer.
@@ -246,17 +269,11 @@ class Vocoder:
         waveforms = self.model(frames).waveforms.cpu().numpy()
         return [row[: len(content) * self.hop_samples] for row, content in zip(waveforms, contents, strict=True)]
 
-    @torch.inference_mode()
-    def _expanded(self, tokens: TokenSequence) -> TokenSequence:
-        """One row a frame; tokens merged without durations get predicted ones where the vocoder has learnt them."""
-        if tokens.durations is not None or self.model.durations is None:
-            return tokens.expand()
-        content = torch.from_numpy(tokens.codes.astype(np.int64))
-        if self.codebook is not None:
-            content = open_quantizer(self.codebook, torch.device("cpu")).decode(content)
-        frames = Frames(content[None], torch.tensor([len(content)])).to(self.device)
-        durations = self.model.predicted_durations(frames)[0].cpu().numpy().astype(np.uint8)
-        return TokenSequence(tokens.codes, tokens.frame_rate_hz, tokens.fingerprint, durations).expand()
+    def _looked_up(self, tokens: TokenSequence) -> torch.Tensor:
+        """What the network takes of each row."""
+        codes = torch.from_numpy(tokens.codes.astype(np.int64))
+        check_codes(codes, self.facts.vocab_sizes)
+        return codes if self.codebook is None else open_quantizer(self.codebook, torch.device("cpu")).decode(codes)
 
     def checked_features(self, frames: torch.Tensor) -> torch.Tensor:
         """Features (N, D) as the network takes them: float32 on the CPU.

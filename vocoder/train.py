@@ -1,0 +1,371 @@
+"""The training loop of vocoders.
+
+out/model/          the vocoder, with averaged weights
+out/training.pt     weights, averages, discriminators, optimizers, random state: a killed run goes on here
+out/metrics.jsonl   losses, learning rate, hours of audio per hour, each part's share of the time; held-out distance
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from voxtok.manifests.codebook import Codebook
+from voxtok.runtime.distributed import Ranks
+from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.progress import Progress, log
+from voxtok.runtime.training import (
+    Checkpoint,
+    Clock,
+    Metrics,
+    Totals,
+    learning_rate,
+    load_checkpoint,
+    prefetched,
+    save_checkpoint,
+    seed_everything,
+    sum_gradients,
+)
+from voxtok.tokenize.quantizer import open_quantizer
+from voxtok.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
+from voxtok.vocoder.losses import LossConfig, duration_term, mel_distance, pitch_terms
+from voxtok.vocoder.mel import log_mel, quality_shape
+from voxtok.vocoder.model import Synthesis, VocoderModel
+from voxtok.vocoder.segments import Batch, SegmentConfig, batches
+from voxtok.vocoder.speech import Speech, Utterance
+from voxtok.vocoder.vocoder import Speaker, Vocoder
+
+Terms = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long and how fast; everything but reports and checkpoints changes the model."""
+
+    steps: int
+    """Batches to train on."""
+    adversarial_from: int
+    """Step at which the discriminators begin; before it, spectral distance alone; `steps` leaves them out."""
+    peak_lr: float = 2e-4
+    """Highest learning rate of the generator's AdamW."""
+    discriminator_lr: float = 2e-4
+    """Highest learning rate of the discriminators' AdamW."""
+    warmup_steps: int = 100
+    """Steps until the highest learning rate."""
+    decay_share: float = 0.5
+    """Share of the steps over which the learning rate falls to zero, at the end."""
+    max_gradient: float = 10.0
+    """Norm at which the generator's gradients are clipped."""
+    average: float = 0.999
+    """Decay of the average of the weights, which is what is kept; 0 keeps the last ones."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of matrix products and convolutions; weights and spectra stay float32."""
+    saved_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the weights in out/model."""
+    heldout: int = 4
+    """Utterances, the corpus's last ones, that are not trained on: their distance, and samples for TensorBoard."""
+    workers: int = 0
+    """Threads that prepare batches ahead; 0 prepares them in between."""
+    report_steps: int = 50
+    """Steps from one line of metrics to the next."""
+    checkpoint_steps: int = 1000
+    """Steps from one checkpoint, and one look at the held-out utterances, to the next."""
+    tensorboard: bool = False
+    """Write TensorBoard's files too, with samples and spectrograms (pip install tensorboard)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.warmup_steps < self.steps:
+            raise ConfigError("train.warmup-steps must be positive and below train.steps")
+        if not 0 <= self.decay_share <= 1 or not 0 <= self.average < 1:
+            raise ConfigError("train.decay-share is between 0 and 1, train.average at least 0 and below 1")
+        if self.report_steps < 1 or self.checkpoint_steps < 1 or self.heldout < 0:
+            raise ConfigError("train.report-steps and checkpoint-steps must be at least 1, heldout at least 0")
+
+    def rate(self, step: int, peak: float) -> float:
+        """Learning rate of a step, counted from 0."""
+        return learning_rate(
+            step, peak=peak, warmup_steps=self.warmup_steps, steps=self.steps, decay_share=self.decay_share
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """What is trained, on one device.
+
+    Attributes:
+        model: the network.
+        average: its averaged weights.
+        discriminators: its opponents.
+        codebook: of the tokenizer, where tokens are looked up in it.
+    """
+
+    model: VocoderModel
+    average: VocoderModel
+    discriminators: Discriminators
+    codebook: Codebook | None
+
+    @classmethod
+    def of(cls, model: VocoderModel, discriminators: Discriminators, codebook: Codebook | None) -> "Trainee":
+        """With averages that begin at the model."""
+        return cls(model, copy.deepcopy(model).eval().requires_grad_(False), discriminators, codebook)
+
+    def vocoder(self) -> Vocoder:
+        """The vocoder of the averaged weights."""
+        return Vocoder(self.average, self.codebook)
+
+
+@dataclass(frozen=True, eq=False)
+class Optimizers:
+    """Of the generator and of the discriminators."""
+
+    generator: torch.optim.Optimizer
+    discriminators: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, trainee: Trainee, config: LoopConfig) -> "Optimizers":
+        """AdamW as HiFi-GAN has it."""
+
+        def adam(module: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.8, 0.99), weight_decay=0.01, fused=True)
+
+        return cls(adam(trainee.model, config.peak_lr), adam(trainee.discriminators, config.discriminator_lr))
+
+
+def train(
+    trainee: Trainee,
+    speech: Speech,
+    out: Path,
+    identity: Any,
+    segments: SegmentConfig,
+    losses: LossConfig,
+    config: LoopConfig,
+    seed: int,
+    ranks: Ranks,
+) -> Path:
+    """Train, or go on where a killed run stopped; a finished run is left as it is.
+
+    Args:
+        trainee: on its device, with its first weights.
+        speech: what it learns from; its last `config.heldout` utterances are kept apart.
+        out: folder to write.
+        identity: JSON of all that decides the result; a run in `out` must have the same.
+        segments: how batches are drawn.
+        losses: weights of the terms.
+        config: how long and how fast.
+        seed: of batches and dropout.
+        ranks: this process's place; every rank makes its part of each batch, and gradients are added.
+
+    Returns:
+        The vocoder's folder, out/model.
+
+    Raises:
+        ConfigError: `out` holds a run of another configuration, or too few utterances.
+    """
+    key = sha256(identity)
+    if (out / "done.json").exists() and read_json(out / "done.json")["config"] == key:
+        log.info("%s is up to date", out)
+        return out / "model"
+    device = next(trainee.model.parameters()).device
+    training, heldout = split_heldout(speech, config.heldout)
+    optimizers = Optimizers.of(trainee, config)
+    seed_everything(seed, ranks)
+    step = _resume(out, key, trainee, optimizers)
+    hop_samples = trainee.model.facts.hop_samples
+    quantizer = None if trainee.codebook is None else open_quantizer(trainee.codebook, torch.device("cpu"))
+    recipes = batches(training, segments, hop_samples, quantizer, seed, ranks, step)
+    step_s = segments.batch_size * segments.segment_frames * hop_samples / trainee.model.facts.sampling_rate
+    clock, totals = Clock(device), Totals()
+    with (
+        Metrics(out, ranks, resumed_step=step, tensorboard=config.tensorboard) as metrics,
+        Progress("train-vocoder", (config.steps - step) * step_s) as progress,
+    ):
+        for batch in prefetched(recipes, config.workers):
+            clock.lap("data")
+            terms = update(trainee, optimizers, batch.to(device), losses, step, config, ranks, clock)
+            totals.add({"audio_s": (step_s, 1.0)} | {name: (value, 1.0) for name, value in terms.items()})
+            progress.add(step_s)
+            step += 1
+            if step % config.report_steps == 0 or step == config.steps:
+                rate = config.rate(step - 1, config.peak_lr)
+                metrics.add(step, totals.means() | {"lr": rate} | clock.report(totals.audio_s))
+                totals = Totals()
+            if ranks.is_first and (step % config.checkpoint_steps == 0 or step == config.steps):
+                trainee.vocoder().save(out / "model", getattr(torch, config.saved_dtype))
+                look_at(trainee.vocoder(), heldout, metrics, step)
+                _checkpoint(out, key, trainee, optimizers, step)
+            if step == config.steps:
+                break
+    if ranks.is_first:
+        write_json(out / "done.json", {"config": key})
+    ranks.barrier()
+    return out / "model"
+
+
+def split_heldout(speech: Speech, heldout: int) -> tuple[Speech, list[Utterance]]:
+    """Speech without its last utterances, and those.
+
+    Raises:
+        ConfigError: none would be left to train on.
+    """
+    if len(speech.utterances) <= heldout:
+        raise ConfigError(f"{len(speech.utterances)} utterances leave none to train on with train.heldout {heldout}")
+    kept = len(speech.utterances) - heldout
+    return Speech(speech.utterances[:kept], speech.identity, speech.speakers), speech.utterances[kept:]
+
+
+def update(
+    trainee: Trainee,
+    optimizers: Optimizers,
+    batch: Batch,
+    losses: LossConfig,
+    step: int,
+    config: LoopConfig,
+    ranks: Ranks,
+    clock: Clock,
+) -> dict[str, float]:
+    """One step of the generator, and of the discriminators once they have begun; returns the terms over all ranks."""
+    fast = torch.autocast(batch.waveforms.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+    terms: Terms = {}
+    with fast:
+        made = trainee.model(batch.frames, batch.place)
+    clock.lap("generator")
+    loss = _own_terms(trainee, batch, made, losses, terms)
+    if step >= config.adversarial_from:
+        with fast:
+            real, fake = (trainee.discriminators(one)[0] for one in (batch.waveforms, made.waveforms.detach()))
+        terms["discriminator"] = discriminator_loss(real, fake)
+        rate = config.rate(step, config.discriminator_lr)
+        _step(
+            terms["discriminator"] * batch.share, optimizers.discriminators, trainee.discriminators, rate, ranks, None
+        )
+        clock.lap("discriminators")
+        with fast:
+            loss = loss + _opposed_terms(trainee, batch, made, losses, terms)
+    _step(
+        loss * batch.share,
+        optimizers.generator,
+        trainee.model,
+        config.rate(step, config.peak_lr),
+        ranks,
+        config.max_gradient,
+    )
+    _average(trainee, config.average, step)
+    sums = torch.stack([value.detach().double() for value in terms.values()]) * batch.share
+    values: list[float] = ranks.all_reduce(sums).tolist()
+    clock.lap("update")
+    return dict(zip(terms, values, strict=True))
+
+
+def _own_terms(trainee: Trainee, batch: Batch, made: Synthesis, losses: LossConfig, terms: Terms) -> torch.Tensor:
+    """The weighted sum of the generator's own terms, which are added to `terms`."""
+    rate = trainee.model.facts.sampling_rate
+    terms["mel"] = mel_distance(made.waveforms, batch.waveforms, rate, losses.resolutions)
+    total = losses.mel * terms["mel"]
+    if made.pitch is not None:
+        terms["pitch"], terms["voicing"] = pitch_terms(made.pitch, batch)
+        total = total + losses.pitch * (terms["pitch"] + terms["voicing"])
+    if trainee.model.durations is not None and batch.runs is not None and batch.durations is not None:
+        terms["durations"] = duration_term(trainee.model.log_durations(batch.runs), batch.durations)
+        total = total + losses.durations * terms["durations"]
+    return total
+
+
+def _opposed_terms(trainee: Trainee, batch: Batch, made: Synthesis, losses: LossConfig, terms: Terms) -> torch.Tensor:
+    """The weighted sum of what the discriminators say, whose terms are added to `terms`."""
+    trainee.discriminators.requires_grad_(False)  # they only pass gradients on here
+    scores, activations = trainee.discriminators(made.waveforms)
+    with torch.no_grad():
+        _, expected = trainee.discriminators(batch.waveforms)
+    trainee.discriminators.requires_grad_(True)
+    terms["adversarial"], terms["features"] = generator_loss(scores), feature_loss(expected, activations)
+    return losses.adversarial * terms["adversarial"] + losses.features * terms["features"]
+
+
+def _step(
+    loss: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    module: torch.nn.Module,
+    lr: float,
+    ranks: Ranks,
+    max_gradient: float | None,
+) -> None:
+    """One optimizer step on a loss whose gradients are added up over ranks."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad()
+    loss.backward()
+    sum_gradients(module.parameters(), ranks)
+    if max_gradient is not None:
+        torch.nn.utils.clip_grad_norm_(list(module.parameters()), max_gradient)
+    optimizer.step()
+
+
+@torch.no_grad()
+def _average(trainee: Trainee, decay: float, step: int) -> None:
+    """Move the average towards the weights; early on faster, so that the first weights are soon forgotten."""
+    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    for average, weight in zip(trainee.average.parameters(), trainee.model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+
+
+def look_at(vocoder: Vocoder, heldout: Sequence[Utterance], metrics: Metrics, step: int) -> None:
+    """Synthesize held-out utterances: their mean mel distance, and samples and spectrograms for TensorBoard."""
+    distances = []
+    for utterance in heldout:
+        content = torch.from_numpy(utterance.content.astype(np.float32 if vocoder.width else np.int64))
+        samples = vocoder.from_content(content, speaker=_told(vocoder, utterance), f0_hz=_asked(vocoder, utterance))
+        real = utterance.span(0, len(samples))
+        shape = quality_shape(vocoder.sampling_rate)
+        pair = [log_mel(torch.from_numpy(waveform), shape) for waveform in (real, samples)]
+        distances.append(float((pair[0] - pair[1]).abs().mean()))
+        name = utterance.cut.id
+        metrics.add_audio(step, f"{name}/original", real, vocoder.sampling_rate)
+        metrics.add_audio(step, f"{name}/synthetic", samples, vocoder.sampling_rate)
+        metrics.add_picture(step, name, torch.cat(pair, dim=1).T.flip(0).numpy())
+    if distances:
+        metrics.add(step, {"heldout_mel": round(float(np.mean(distances)), 5)})
+
+
+def _told(vocoder: Vocoder, utterance: Utterance) -> Speaker | None:
+    """What the vocoder is told of the speaker."""
+    return utterance.speaker if vocoder.model.config.speaker == "table" else utterance.embedding
+
+
+def _asked(vocoder: Vocoder, utterance: Utterance) -> Any:
+    """The pitch, where it is an input."""
+    return utterance.f0_hz if vocoder.model.config.f0_bins else None
+
+
+def _parts(trainee: Trainee, optimizers: Optimizers) -> dict[str, Any]:
+    """Everything with a state, by name."""
+    return {
+        "model": trainee.model,
+        "average": trainee.average,
+        "discriminators": trainee.discriminators,
+        "generator_optimizer": optimizers.generator,
+        "discriminator_optimizer": optimizers.discriminators,
+    }
+
+
+def _checkpoint(out: Path, key: str, trainee: Trainee, optimizers: Optimizers, step: int) -> None:
+    state = {name: part.state_dict() for name, part in _parts(trainee, optimizers).items()}
+    save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
+
+
+def _resume(out: Path, key: str, trainee: Trainee, optimizers: Optimizers) -> int:
+    """Steps that are done; weights, optimizers and random state are restored."""
+    if not (out / "training.pt").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        return 0
+    checkpoint = load_checkpoint(out / "training.pt")
+    if checkpoint.config != key:
+        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
+    for name, part in _parts(trainee, optimizers).items():
+        part.load_state_dict(checkpoint.state[name])
+    log.info("%s: going on at step %d", out, checkpoint.step)
+    return checkpoint.step
