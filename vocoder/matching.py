@@ -73,18 +73,20 @@ class Matcher:
         if pool.numel() * self._dtype.itemsize <= 3 * self._share:
             self._copy = [self._rounded_chunk(i, part) for i, part in self._chunks()]
 
-    def nearest(self, queries: torch.Tensor, k: int) -> Neighbours:
+    def nearest(self, queries: torch.Tensor, k: int, without: tuple[int, int] = (0, 0)) -> Neighbours:
         """The k most similar pool frames of each query, on the CPU.
 
         Args:
             queries: (T, D) frames.
             k: 1 .. N.
+            without: first row of the pool that is not taken, and the first that is again.
 
         Raises:
             ConfigError: k out of range, or queries of another width, zero or not finite.
         """
-        if not 1 <= k <= len(self.pool):
-            raise ConfigError(f"k = {k} neighbours cannot be taken from a pool of {len(self.pool)} frames")
+        left = len(self.pool) - (without[1] - without[0])
+        if not 1 <= k <= left:
+            raise ConfigError(f"k = {k} neighbours cannot be taken from a pool of {left} frames")
         width = self.pool.shape[1]
         if queries.ndim != 2 or queries.shape[1] != width:
             raise ConfigError(f"queries are (T, {width}), not {tuple(queries.shape)}")
@@ -93,19 +95,22 @@ class Matcher:
         similarities = torch.empty(len(queries), k, dtype=torch.float64)
         for start in range(0, len(queries), rows):
             block = slice(start, start + rows)
-            found = self._nearest_of_block(queries[block].to(self.device, torch.float32), start, k)
+            found = self._nearest_of_block(queries[block].to(self.device, torch.float32), start, k, without)
             indices[block], similarities[block] = found.columns.view(-1, k), found.scores.view(-1, k)
         return Neighbours(indices, similarities)
 
-    def match(self, queries: torch.Tensor, k: int, weighting: Weighting) -> torch.Tensor:
+    def match(
+        self, queries: torch.Tensor, k: int, weighting: Weighting, without: tuple[int, int] = (0, 0)
+    ) -> torch.Tensor:
         """The mean of each query's k nearest pool frames: (T, D) float32 on the CPU.
 
         Args:
             queries: (T, D) frames.
             k: neighbours; 4 in kNN-VC.
             weighting: uniform (kNN-VC), or distance: in inverse proportion to the cosine distance.
+            without: rows of the pool that are not taken; see `nearest`.
         """
-        found = self.nearest(queries, k)
+        found = self.nearest(queries, k, without)
         matched = torch.empty(len(queries), self.pool.shape[1])
         step = max(1, self._share // (8 * k * self.pool.shape[1]))
         for start in range(0, len(queries), step):
@@ -114,7 +119,7 @@ class Matcher:
             matched[block] = weighted_mean(frames, found.similarities[block], weighting)
         return matched
 
-    def _nearest_of_block(self, queries: torch.Tensor, first_query: int, k: int) -> "_Pairs":
+    def _nearest_of_block(self, queries: torch.Tensor, first_query: int, k: int, without: tuple[int, int]) -> "_Pairs":
         """The k best pairs of each query, row by row, best first, with exact similarities."""
         norms = self._norms_of(queries, first_query)
         near = _round(queries, norms, self._dtype)
@@ -122,21 +127,22 @@ class Matcher:
         sum_error = (queries.shape[1] + 8) * 2.0**-23 + torch.finfo(self._dtype).eps / 4
         most_pairs = max(2 * k * len(queries), self._share // BYTES_A_PAIR)
         kept = _Pairs.none(self.device)
-        reached = torch.full_like(near.error, -torch.inf)  # (T,) k-th best rounded similarity
+        reached = torch.full_like(near.error, -2.0)  # (T,) k-th best rounded similarity, or below any
         error = torch.zeros_like(near.error)
         for first, part in self._chunks():
             far = self._copy[first // self._chunk] if self._copy else self._rounded_chunk(first, part)
             error = error.maximum(near.error + (1 + near.error) * far.error.max() + sum_error)
             scores = (near.frames @ far.frames.T).float()
+            scores[:, max(without[0] - first, 0) : max(without[1] - first, 0)] = -torch.inf
             if first == 0 and scores.shape[1] >= k:
-                reached = scores.topk(k).values[:, -1]
+                reached = scores.topk(k).values[:, -1].clamp(min=-2)
             rows, columns = pairs_reaching(scores, reached.clamp(max=1) - 2 * error)
             if len(rows) > most_pairs and len(queries) > 1:
                 halves = queries.tensor_split(2)
-                upper, lower = (self._nearest_of_block(half, first_query, k) for half in halves)
+                upper, lower = (self._nearest_of_block(half, first_query, k, without) for half in halves)
                 return upper.joined(_Pairs(lower.rows + len(halves[0]), lower.columns, lower.scores))
             kept = kept.joined(_Pairs(rows, columns + first, scores[rows, columns].double())).ordered()
-            reached = kept.kth(k, len(queries)).float()
+            reached = kept.kth(k, len(queries)).float().clamp(min=-2)
             kept = kept.reaching(reached.clamp(max=1) - 2 * error)
             if len(kept.rows) > most_pairs:  # many near ties: decide them now
                 kept = self._settled(kept, queries, norms).best(k, len(queries))

@@ -1,0 +1,145 @@
+"""A folder of made recordings that a killed job completes: waveforms, their manifest, and what could not be made.
+
+audio/               one .wav an utterance, 16 bit
+cuts.jsonl.gz        Lhotse cuts of them, in the order of their sources, with the sources' texts and speakers
+rejected.jsonl       what could not be made, and why
+progress/            one line an utterance that is done, with the hash of what it was made of; a file for each rank
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from lhotse import Recording
+from lhotse.audio import AudioSource
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+from lhotse.utils import fastcopy
+
+from voxtok.manifests.cuts import save_cuts
+from voxtok.runtime.distributed import Ranks
+from voxtok.runtime.errors import BadAudio
+from voxtok.runtime.files import atomic, write_bytes, write_jsonl
+
+Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One utterance to be made.
+
+    Attributes:
+        source: the cut that it is made from; its id, which no other order has, names the result.
+        inputs: hash of all that decides the result.
+        speaker: whose voice the result has, where that is known.
+    """
+
+    source: Cut
+    inputs: str
+    speaker: str | None
+
+
+def write_wav(path: Path | str, samples: Samples, sampling_rate: int) -> None:
+    """Write 16-bit samples, whole or not at all; what is louder than full scale is clipped."""
+    with atomic(path) as file:
+        soundfile.write(file, np.clip(samples, -1, 1), sampling_rate, subtype="PCM_16", format="WAV")
+
+
+class AudioFolder:
+    """A folder that is filled order by order; every rank takes every n-th.
+
+    Args:
+        folder: to fill.
+        orders: all that is to be made, on every rank the same.
+        refused: what cannot be made, known before.
+        ranks: this process's share.
+
+    Example:
+        folder = AudioFolder(out, orders, [], Ranks())
+        for order in folder.open_orders():
+            folder.add(order, make(order.source), sampling_rate)
+        summary = folder.finish()
+    """
+
+    def __init__(self, folder: Path | str, orders: Sequence[Order], refused: Sequence[BadAudio], ranks: Ranks) -> None:
+        self.folder = Path(folder)
+        self._orders, self._refused, self._ranks = orders, refused, ranks
+        self._progress = self.folder / "progress" / f"{ranks.rank:05d}.jsonl"
+        self._done = {row["id"]: row for row in self._lines()}
+
+    def open_orders(self) -> list[Order]:
+        """This rank's orders that are not done."""
+        mine = self._orders[self._ranks.rank :: self._ranks.world_size]
+        return [order for order in mine if not self._is_done(order)]
+
+    def add(self, order: Order, made: Samples | BadAudio, sampling_rate: int) -> None:
+        """Note the result of an order: its waveform, or why there is none."""
+        row: dict[str, Any] = {"id": order.source.id, "inputs": order.inputs}
+        if isinstance(made, BadAudio):
+            row["rejected"] = made.row()
+        else:
+            write_wav(self.path(order.source.id), made, sampling_rate)
+            row["cut"] = self._cut(order, len(made), sampling_rate).to_dict()
+        self._done[order.source.id] = row
+        self._progress.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._progress, "ab") as file:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+    def finish(self) -> dict[str, int] | None:
+        """Once every order is done, write the manifest; None while other ranks still have some to do.
+
+        Any rank may call it and several may at once: all of them write the same bytes.
+        """
+        self._done = {row["id"]: row for row in self._lines()}
+        if not all(self._is_done(order) for order in self._orders):
+            return None
+        rows = [self._done[order.source.id] for order in self._orders]
+        cuts = [deserialize_item(row["cut"]) for row in rows if "cut" in row]
+        rejected = [error.row() for error in self._refused] + [row["rejected"] for row in rows if "rejected" in row]
+        save_cuts(self.folder / "cuts.jsonl.gz", cuts)
+        write_jsonl(self.folder / "rejected.jsonl", rejected)
+        return {"utterances": len(cuts), "rejected": len(rejected)}
+
+    def path(self, source_id: str) -> Path:
+        """Where the waveform of a source is written; names stay below the folder whatever the id."""
+        return self.folder / "audio" / f"{quote(source_id, safe=' +,;=@()')}.wav"
+
+    def _is_done(self, order: Order) -> bool:
+        row = self._done.get(order.source.id)
+        if row is None or row["inputs"] != order.inputs:
+            return False
+        return "rejected" in row or self.path(order.source.id).exists()
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """What all ranks have done, the latest last; a line that a kill cut short does not count."""
+        for path in sorted((self.folder / "progress").glob("*.jsonl")):
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole != content and path == self._progress:
+                write_bytes(path, whole)
+            for line in whole.splitlines():
+                yield json.loads(line)
+
+    def _cut(self, order: Order, num_samples: int, sampling_rate: int) -> Cut:
+        source, duration_s = order.source, num_samples / sampling_rate
+        path = self.path(source.id).relative_to(self.folder)
+        place = AudioSource("file", [0], str(path))  # relative, so that the folder can be moved
+        cut: Cut = Recording(source.id, [place], sampling_rate, num_samples, duration_s).to_cut()
+        cut.supervisions = [
+            fastcopy(
+                one,
+                recording_id=source.id,
+                duration=min(one.duration, duration_s - one.start),
+                speaker=order.speaker,
+                channel=0,
+            )
+            for one in source.supervisions
+            if one.start < duration_s
+        ]
+        return cut
