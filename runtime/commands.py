@@ -20,6 +20,9 @@ COMMANDS = {
     "import-codebook": ("voxtok.tokenize.import_codebook", "published k-means file -> tokenizer"),
     "import-codec": ("voxtok.tokenize.import_codec", "neural codec (EnCodec, DAC, Mimi) -> tokenizer"),
     "train-asr": ("voxtok.asr.train_asr", "token stores with transcripts -> recognizer"),
+    "pool": ("voxtok.vocoder.make_pool", "a speaker's recordings -> matching pool for voice conversion"),
+    "convert": ("voxtok.vocoder.convert", "speech or token stores -> the same words in another voice (kNN-VC)"),
+    "prematch": ("voxtok.vocoder.prematch", "cuts -> frames of speakers' other utterances, to train vocoders on"),
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
     "train-vocoder": ("voxtok.vocoder.train_vocoder", "tokens or features of speech -> vocoder"),
@@ -29,6 +32,8 @@ COMMANDS = {
     "ngram": ("voxtok.asr.ngram_fit", "texts -> n-gram language model (ARPA)"),
     "graph": ("voxtok.asr.graph", "n-gram language model over words -> decoding graph"),
     "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
+    "train-tts": ("voxtok.tts.train_tts", "token store with transcripts -> text-to-token model"),
+    "say": ("voxtok.tts.say", "text -> speech, in a trained voice or that of a reference"),
     "train-lm": ("voxtok.tts.train_lm", "token stores -> unit language model"),
     "continue": ("voxtok.tts.continuation", "spoken prompt -> how a unit language model goes on, as speech"),
 }
