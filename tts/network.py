@@ -16,6 +16,8 @@ from torch import nn
 from voxtok.runtime.errors import ConfigError
 from voxtok.tts.utterances import Rows
 
+Decoder = Literal["parallel", "masked"]
+
 MOST_ROWS = 1000
 """Rows that one symbol can last at the most."""
 
@@ -26,7 +28,7 @@ class TtsShape:
 
     rows: Rows
     """frames: a row a frame. merged: a row a run of equal frames, whose durations are predicted too."""
-    decoder: Literal["parallel", "masked"]
+    decoder: Decoder
     """parallel: tokens are guessed once. masked: they can be refined, in several rounds."""
     speaker: Literal["none", "table", "embedding"] = "none"
     """table: a vector for each training speaker. embedding: a vector measured on a recording."""

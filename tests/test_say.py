@@ -1,0 +1,215 @@
+"""Saying sentences: one to a file, many to a folder that a killed job completes, in the voice of a reference."""
+
+import wave
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from tests.tiny_vocoder import feature_facts, tiny_config, tiny_vocoder, token_facts
+from tests.toy_corpus import RATE, toy_speech
+from tests.toy_tokenizer import toy_tokenizer, tree
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.tokens import TokenSequence
+from voxtok.runtime.errors import BadText, ConfigError, TokenizerMismatch
+from voxtok.runtime.files import read_json, read_jsonl
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tts.network import Decoder, TtsShape
+from voxtok.tts.refinement import Decoding
+from voxtok.tts.say import SayConfig, main, open_talker, say
+from voxtok.tts.synthesizer import Speakers, Synthesizer
+from voxtok.tts.text import TextConfig, TextFrontEnd
+from voxtok.tts.utterances import Rows, Source
+from voxtok.vocoder.vocoder import Vocoder, identity_fingerprint
+
+TEXTS = ["a big cat", "the cat sat", "at a bat", "big bats, and cats!"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """Over MFCC, 20 tokens."""
+    return toy_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained models: tts and masked, of characters; vocoder of tokens, and features of their features."""
+    folder = tmp_path_factory.mktemp("say")
+    for name in ("tts", "masked"):
+        untrained(tokenizer, "masked" if name == "masked" else "parallel").save(folder / name)
+        tokenizer.save(folder / name / "tokenizer")
+    hop = int(RATE / tokenizer.frame_rate_hz)
+    facts = replace(token_facts(tokenizer.vocab_sizes), tokenizer=tokenizer.fingerprint, hop_samples=hop)
+    tiny_vocoder(tiny_config("harmonic"), facts).save(folder / "vocoder")
+    known = identity_fingerprint(tokenizer.upstream.identity, tokenizer.config.layers)
+    facts = replace(feature_facts(tokenizer.upstream.width, known), hop_samples=hop)
+    tiny_vocoder(tiny_config("harmonic"), facts).save(folder / "features")
+    sf.write(folder / "reference.wav", toy_speech(2.0, seed=5)[0], RATE)
+    (folder / "texts.txt").write_text("\n".join([*TEXTS, "ünknown", ""]))
+    return folder
+
+
+def untrained(
+    tokenizer: Tokenizer, decoder: Decoder, rows: Rows = "frames", speakers: Speakers | None = None
+) -> Synthesizer:
+    torch.manual_seed(0)
+    shape = TtsShape(rows=rows, decoder=decoder, width=16, heads=2, encoder_blocks=1, decoder_blocks=1, kernel=3,
+                     speaker="table" if speakers else "none")  # fmt: skip
+    source = Source(
+        fingerprint=tokenizer.fingerprint, vocab_sizes=tokenizer.vocab_sizes, frame_rate_hz=tokenizer.frame_rate_hz,
+        has_durations=False, pieces=False,
+    )  # fmt: skip
+    front = TextFrontEnd.build(TEXTS, TextConfig(kind="characters", language="en-us"))
+    found = Synthesizer(shape, front, source, speakers or Speakers())
+    with torch.no_grad():  # lengths that differ, and tokens too
+        torch.nn.init.constant_(found.network.durations.out.bias, 1.2)
+        for weight in found.network.heads.parameters():
+            weight.mul_(20)
+    found.network.eval()
+    return found
+
+
+def config(folder: Path, out: Path, *words: str, **changes: object) -> SayConfig:
+    whole = SayConfig(words=(str(folder / "tts"), *words), out=str(out), vocoder=str(folder / "vocoder"), device="cpu",
+                      texts=None if words else str(folder / "texts.txt"))  # fmt: skip
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decoder", ["parallel", "masked"])
+@pytest.mark.parametrize("rows", ["frames", "merged"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_batch_gives_what_each_gives_alone(
+    tokenizer: Tokenizer, decoder: Decoder, rows: Rows, temperature: float
+) -> None:
+    model = untrained(tokenizer, decoder, rows)
+    decoding = Decoding(rounds=4, temperature=temperature)
+    together = model.tokens(TEXTS, decoding, seed=3)
+    for text, found in zip(TEXTS, together, strict=True):
+        (alone,) = model.tokens([text], decoding, seed=3)
+        assert isinstance(found, TokenSequence) and isinstance(alone, TokenSequence)
+        assert len(found) > 5
+        np.testing.assert_array_equal(found.codes, alone.codes)
+    lengths = {len(found) for found in together if isinstance(found, TokenSequence)}
+    assert len(lengths) > 1
+
+
+def test_seeds_and_speed(tokenizer: Tokenizer) -> None:
+    model, drawn = untrained(tokenizer, "masked"), Decoding(rounds=3, temperature=1.0)
+    one, again, other = (model.tokens(TEXTS[:1], drawn, seed=seed)[0] for seed in (0, 0, 1))
+    fast = model.tokens(TEXTS[:1], drawn, seed=0, speed=2.0)[0]
+    assert all(isinstance(found, TokenSequence) for found in (one, again, other, fast))
+    assert isinstance(one, TokenSequence) and isinstance(again, TokenSequence) and isinstance(fast, TokenSequence)
+    np.testing.assert_array_equal(one.codes, again.codes)
+    assert isinstance(other, TokenSequence) and not np.array_equal(one.codes, other.codes)
+    assert 0.4 * len(one) <= len(fast) <= 0.7 * len(one)
+
+
+def test_refinement_fills_every_token_and_rounds_matter(tokenizer: Tokenizer) -> None:
+    model = untrained(tokenizer, "masked")
+    once, often = (model.tokens(TEXTS, Decoding(rounds=rounds), seed=0) for rounds in (1, 6))
+    differ = 0
+    for one, other in zip(once, often, strict=True):
+        assert isinstance(one, TokenSequence) and isinstance(other, TokenSequence)
+        assert one.codes.max() < 20 and other.codes.max() < 20  # 20 is the mask
+        differ += int((one.codes != other.codes).sum())
+    assert differ > 0
+
+
+def test_speakers_are_named(tokenizer: Tokenizer) -> None:
+    model = untrained(tokenizer, "parallel", speakers=Speakers(names=("ann", "bob")))
+    ann, bob = (model.tokens(TEXTS[:1], Decoding(), seed=0, speaker=name)[0] for name in ("ann", "bob"))
+    assert isinstance(ann, TokenSequence) and isinstance(bob, TokenSequence)
+    assert not np.array_equal(ann.codes[: len(bob)], bob.codes[: len(ann)])
+    with pytest.raises(ConfigError, match="'cid' is not one of this model's: ann, bob"):
+        model.tokens(TEXTS[:1], Decoding(), seed=0, speaker="cid")
+    with pytest.raises(ConfigError, match="give a speaker"):
+        model.tokens(TEXTS[:1], Decoding(), seed=0)
+    with pytest.raises(ConfigError, match="without speakers"):
+        untrained(tokenizer, "parallel").tokens(TEXTS[:1], Decoding(), seed=0, speaker="ann")
+
+
+def test_one_sentence_to_a_file(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hello.wav"
+    options = ["--out", str(out), "--vocoder", str(folder / "vocoder"), "--device", "cpu"]
+    assert main([str(folder / "tts"), "a cat", *options]) == 0
+    with wave.open(str(out)) as found:
+        assert found.getframerate() == RATE and found.getnframes() > 1000
+    talker = open_talker(config(folder, out, "a cat"))
+    ((tokens, samples),) = [said for said in talker.say(["a cat"]) if not isinstance(said, BadText)]
+    assert len(samples) == found.getnframes() == tokens.num_frames * RATE / tokens.frame_rate_hz
+
+
+def test_a_folder_is_resumed_and_bad_sentences_are_listed(folder: Path, tmp_path: Path) -> None:
+    summary = say(config(folder, tmp_path / "whole"))
+    assert summary is not None and (summary["utterances"], summary["rejected"]) == (4, 1)
+    (rejected,) = read_jsonl(tmp_path / "whole" / "rejected.jsonl")
+    assert rejected["id"] == "0005" and "'ü'" in rejected["detail"]
+    cuts = list(load_cuts(tmp_path / "whole"))
+    assert [cut.supervisions[0].text for cut in cuts] == TEXTS
+    custom = cuts[0].supervisions[0].custom
+    assert len(custom["tokens"].split()) == pytest.approx(cuts[0].duration * custom["frame_rate_hz"])
+    # Cut short: two of the lines of progress are lost, as after a kill.
+    say(config(folder, tmp_path / "killed"))
+    progress = tmp_path / "killed" / "progress" / "00000.jsonl"
+    lines = progress.read_bytes().splitlines(keepends=True)
+    progress.write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    (tmp_path / "killed" / "cuts.jsonl.gz").unlink()
+    say(config(folder, tmp_path / "killed"))
+    ignored = ("summary.json", "progress/00000.jsonl")
+    whole, killed = (
+        {name: content for name, content in tree(tmp_path / name).items() if name not in ignored}
+        for name in ("whole", "killed")
+    )
+    assert whole == killed and len(whole) == 6
+
+
+def test_another_seed_or_model_says_it_again(folder: Path, tmp_path: Path) -> None:
+    options = {"temperature": 1.0, "words": (str(folder / "masked"),), "rounds": 2}
+    say(config(folder, tmp_path, **options))
+    first = tree(tmp_path / "audio")
+    say(config(folder, tmp_path, **options, seed=1))
+    assert tree(tmp_path / "audio") != first
+    say(config(folder, tmp_path, **options, seed=0))
+    assert tree(tmp_path / "audio") == first
+
+
+def test_a_reference_is_a_voice(folder: Path, tmp_path: Path) -> None:
+    """Matched frames are those of the reference; with blend 0 nothing of it is left."""
+    options = {"vocoder": str(folder / "features"), "voice": str(folder / "reference.wav")}
+    made = {}
+    for blend in (1.0, 0.7, 0.0):
+        out = tmp_path / f"{blend}.wav"
+        say(config(folder, out, "the cat", blend=blend, **options))
+        made[blend] = sf.read(out)[0]
+    assert len({len(samples) for samples in made.values()}) == 1
+    assert not np.allclose(made[1.0], made[0.0]) and not np.allclose(made[1.0], made[0.7])
+    talker = open_talker(config(folder, tmp_path / "x.wav", "the cat", blend=0.0, **options))
+    ((tokens, samples),) = [said for said in talker.say(["the cat"]) if not isinstance(said, BadText)]
+    frames = torch.from_numpy(toy_tokenizer().centroids(tokens.codes))
+    np.testing.assert_array_equal(samples, Vocoder.load(folder / "features", device="cpu").from_features(frames))
+
+
+def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.wav"
+    with pytest.raises(ConfigError, match="one sentence becomes one"):
+        config(folder, tmp_path / "a.flac", "a cat")
+    with pytest.raises(ConfigError, match="give the model's folder"):
+        config(folder, out, "a", "cat")
+    with pytest.raises(ConfigError, match="--blend and --upstream are for --voice"):
+        config(folder, out, "a cat", blend=0.5)
+    with pytest.raises(BadText, match="'ü'"):
+        say(config(folder, out, "ünknown"))
+    with pytest.raises(ConfigError, match="neither this model nor this vocoder"):
+        say(config(folder, out, "a cat", speaker="ann"))
+    toy = toy_tokenizer(12)
+    facts = replace(token_facts(toy.vocab_sizes), tokenizer=toy.fingerprint)
+    tiny_vocoder(tiny_config("harmonic"), facts).save(tmp_path / "other")
+    with pytest.raises(TokenizerMismatch, match="vocoder"):
+        say(config(folder, out, "a cat", vocoder=str(tmp_path / "other")))
+    with pytest.raises(TokenizerMismatch, match="features"):
+        tiny_vocoder(tiny_config("harmonic"), feature_facts(8, "f" * 64)).save(tmp_path / "strange")
+        say(config(folder, out, "a cat", vocoder=str(tmp_path / "strange"), voice=str(folder / "reference.wav")))
+    assert read_json(folder / "tts" / "tts.json")["fingerprint"] == toy_tokenizer().fingerprint

@@ -1,0 +1,285 @@
+"""`voxtok say`: text -> tokens -> waveform, in one call: a sentence to a file, or many to a folder and its manifest.
+
+out/audio/*.wav, cuts.jsonl.gz    the speech; the supervisions have the texts, and the tokens in their custom fields
+out/rejected.jsonl                what could not be said, and why
+out/summary.json                  counts, seconds of speech, real-time factor
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lhotse import SupervisionSegment
+from lhotse.cut import Cut, MonoCut
+from lhotse.utils import fastcopy
+
+from voxtok.manifests.audio import read_audio
+from voxtok.manifests.cuts import load_cuts, unique_cuts
+from voxtok.manifests.tokens import TokenSequence, words
+from voxtok.runtime.config import parse
+from voxtok.runtime.distributed import Ranks, ranks_from_environment
+from voxtok.runtime.errors import BadAudio, BadText, ConfigError
+from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.progress import Progress
+from voxtok.tts.refinement import Decoding
+from voxtok.tts.synthesizer import Speaker, Synthesizer, model_key
+from voxtok.tts.utterances import text_of
+from voxtok.tts.voice import Voice, reference_voice, vocoder_voice
+from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
+from voxtok.vocoder.conversion import Blend
+from voxtok.vocoder.matching import Weighting
+from voxtok.vocoder.speaker import load_speaker_model
+
+AT_ONCE = 32
+"""Sentences whose tokens are made together; changes no result."""
+LONGEST_S = 86400.0
+"""Of a sentence that is not said yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SayConfig:
+    """Say a sentence, or every sentence of a file: voxtok say exp/tts "Hello, world!" --out hello.wav."""
+
+    words: tuple[str, ...] = ()
+    """The folder of `voxtok train-tts`, then the sentence, which may be left out for --texts."""
+    texts: str | None = None
+    """A text file with a sentence a line, or Lhotse cuts, whose ids are kept."""
+    text_field: str = "text"
+    """Of the cuts: text, or the custom field of the supervisions that has it, such as raw_text."""
+    out: str
+    """A .wav file for one sentence, else a folder; run again to go on where a killed job stopped."""
+    vocoder: str = "mini"
+    """Vocoder folder, or the one that is installed; of the model's tokens, or with --voice of their features."""
+    voice: str | None = None
+    """Speak in this voice: a pool that `voxtok pool` wrote, an audio file, a folder of them, or Lhotse cuts."""
+    blend: float = 1.0
+    """With --voice: 1 is that voice, 0 what the tokens' own frames sound like; between them features are mixed."""
+    k: int = 4
+    """With --voice: frames of the reference whose mean takes the place of a frame."""
+    weighting: Weighting = "uniform"
+    """With --voice: uniform, or distance: nearer frames weigh more."""
+    upstream: str | None = None
+    """With --voice: another place of the tokenizer's SSL model."""
+    speaker: str | None = None
+    """For a model or vocoder with speakers: the name of one, or for embeddings a recording of the speaker."""
+    speaker_model: str = "mini"
+    """What measures an embedding on the recording: mini or a folder."""
+    rounds: int = 8
+    """Rounds of refinement, for a model with decoder masked."""
+    temperature: float = 0.0
+    """Of the tokens; 0 takes the likeliest."""
+    speed: float = 1.0
+    """2 speaks twice as fast as the training speech."""
+    seed: int = 0
+    """Of what is drawn; a sentence's does not depend on the others."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+
+    def __post_init__(self) -> None:
+        if len(self.words) != (1 if self.texts else 2):
+            raise ConfigError('give the model\'s folder and one sentence: voxtok say exp/tts "text", or --texts FILE')
+        if not self.texts and Path(self.out).suffix.lower() != ".wav":
+            raise ConfigError(f"--out {self.out}: one sentence becomes one .wav file")
+        if not 0 <= self.blend <= 1:
+            raise ConfigError("--blend is a share: 0 .. 1")
+        if self.voice is None and (self.blend != 1 or self.upstream is not None):
+            raise ConfigError("--blend and --upstream are for --voice")
+        if self.speed <= 0:
+            raise ConfigError("--speed must be positive")
+
+    @property
+    def decoding(self) -> Decoding:
+        """How tokens are chosen."""
+        return Decoding(rounds=self.rounds, temperature=self.temperature)
+
+
+@dataclass(frozen=True, eq=False)
+class Talker:
+    """A model and a voice: sentences to speech.
+
+    Example:
+        talker = open_talker(SayConfig(words=("exp/tts", "Hello"), out="hello.wav"))
+        ((tokens, samples),) = talker.say(["Hello"])
+
+    Attributes:
+        model: text to tokens.
+        voice: tokens to waveform.
+        decoding: how tokens are chosen.
+        speaker: what the model is told of who speaks.
+        speed: 2 is twice as fast.
+        seed: of what is drawn.
+    """
+
+    model: Synthesizer
+    voice: Voice
+    decoding: Decoding
+    speaker: Speaker | None
+    speed: float
+    seed: int
+
+    def say(self, texts: Sequence[str]) -> list[tuple[TokenSequence, Any] | BadText]:
+        """Tokens and waveform of each sentence, or what is wrong with it; they do not depend on the others."""
+        tokens = self.model.tokens(texts, self.decoding, seed=self.seed, speaker=self.speaker, speed=self.speed)
+        return [one if isinstance(one, BadText) else (one, self.voice.speak(one)) for one in tokens]
+
+
+def open_talker(config: SayConfig) -> Talker:
+    """Load what `config` names.
+
+    Raises:
+        CorruptFile: a folder that is not what it should be.
+        TokenizerMismatch: a vocoder or a voice of other tokens or features.
+        ConfigError: a speaker where there are none, or the other way round.
+    """
+    folder = Path(config.words[0])
+    model = Synthesizer.load(folder, device=config.device)
+    speaker = _speaker(config, model)
+    voice: Voice
+    if config.voice is None:
+        voice = vocoder_voice(config.vocoder, model.fingerprint, speaker, device=config.device)
+    else:
+        blend = Blend(k=config.k, weighting=config.weighting, keep_source=1 - config.blend)
+        voice = reference_voice(
+            config.voice, config.vocoder, folder / "tokenizer", blend, upstream=config.upstream, device=config.device
+        )
+    told = speaker if model.network.shape.speaker != "none" else None
+    if speaker is not None and told is None and not voice.takes_speakers:
+        raise ConfigError("neither this model nor this vocoder is told who speaks: leave out --speaker")
+    return Talker(model, voice, config.decoding, told, config.speed, config.seed)
+
+
+def say(config: SayConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
+    """Say one sentence to a file, or many to a folder, or complete a folder that was begun.
+
+    Returns:
+        Counts, seconds of speech and real-time factor, or None while other ranks still have sentences to say.
+
+    Raises:
+        BadText: the one sentence cannot be said.
+    """
+    begun = time.perf_counter()
+    talker = open_talker(config)
+    loaded = time.perf_counter()
+    if config.texts is None:
+        ((said),) = talker.say([config.words[1]])
+        if isinstance(said, BadText):
+            raise said
+        write_wav(config.out, said[1], talker.voice.sampling_rate)
+        speech_s = len(said[1]) / talker.voice.sampling_rate
+        return _summary(1, 0, speech_s, time.perf_counter() - loaded, loaded - begun)
+    return _say_many(config, talker, ranks or Ranks())
+
+
+def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any] | None:
+    assert config.texts is not None
+    out = Path(config.out)
+    settings = [model_key(config.words[0]), talker.voice.identity, vars(config.decoding), config.speed, config.seed]
+    settings.append(
+        talker.speaker if talker.speaker is None or isinstance(talker.speaker, str) else talker.speaker.tolist()
+    )
+    sources = read_sentences(config.texts, config.text_field)
+    refused = [one for one in sources if isinstance(one, BadAudio)]
+    orders = [
+        Order(one, sha256([settings, one.supervisions[0].text]), config.speaker)
+        for one in sources
+        if not isinstance(one, BadAudio)
+    ]
+    folder = AudioFolder(out, orders, refused, ranks)
+    todo, rate = folder.open_orders(), talker.voice.sampling_rate
+    begun, speech_s = time.perf_counter(), 0.0
+    with Progress("say", None) as progress:
+        for start in range(0, len(todo), AT_ONCE):
+            part = todo[start : start + AT_ONCE]
+            for order, said in zip(part, talker.say([_text(order.source) for order in part]), strict=True):
+                if isinstance(said, BadText):
+                    folder.add(order, BadAudio(order.source.id, "text", str(said)), rate)
+                    continue
+                tokens, samples = said
+                folder.add(replace(order, source=_with_tokens(order.source, tokens)), samples, rate)
+                speech_s += len(samples) / rate
+                progress.add(len(samples) / rate)
+    spent_s = time.perf_counter() - begun
+    counts = folder.finish()
+    if counts is None:
+        return None
+    if not todo and (out / "summary.json").exists():
+        found: dict[str, Any] = read_json(out / "summary.json")
+        return found
+    summary = _summary(counts["utterances"], counts["rejected"], speech_s, spent_s, 0.0)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def read_sentences(path: str, text_field: str) -> list[Cut | BadAudio]:
+    """Sentences as cuts without audio: of a text file, numbered from 1, or of Lhotse cuts, which keep their ids.
+
+    Raises:
+        ConfigError: a text file that cannot be read, or without sentences.
+        ManifestError: no cuts are there.
+    """
+    if Path(path).suffix == ".txt":
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--texts {path}: {error}") from error
+        texts = [line.strip() for line in lines if line.strip()]
+        if not texts:
+            raise ConfigError(f"--texts {path}: no sentence in it")
+        digits = max(4, len(str(len(texts))))
+        return [_sentence(f"{number:0{digits}d}", text) for number, text in enumerate(texts, start=1)]
+    found: list[Cut | BadAudio] = []
+    for cut, twice in unique_cuts(load_cuts(path)):
+        found.append(twice or _sentence(cut.id, text_of(cut, text_field)))
+    return found
+
+
+def _sentence(name: str, text: str) -> Cut:
+    segment = SupervisionSegment(name, name, 0.0, LONGEST_S, text=text)
+    return MonoCut(name, 0.0, LONGEST_S, 0, supervisions=[segment])
+
+
+def _text(cut: Cut) -> str:
+    return str(cut.supervisions[0].text or "")
+
+
+def _with_tokens(cut: Cut, tokens: TokenSequence) -> Cut:
+    """The sentence with its tokens, one a frame, as `words` writes them."""
+    custom = {"tokens": words(tokens.expand()), "frame_rate_hz": tokens.frame_rate_hz}
+    return fastcopy(cut, supervisions=[fastcopy(cut.supervisions[0], custom=custom)])
+
+
+def _speaker(config: SayConfig, model: Synthesizer) -> Speaker | None:
+    """A name, or the embedding of a recording where the model takes one."""
+    if config.speaker is None or not model.speakers.width:
+        return config.speaker
+    measure = load_speaker_model(config.speaker_model, device=config.device)
+    if measure.fingerprint != model.speakers.model:
+        raise ConfigError("this model's speaker embeddings were measured by another --speaker-model")
+    (cut,) = load_cuts(config.speaker)
+    return measure.embed(read_audio(cut, measure.sampling_rate))
+
+
+def _summary(utterances: int, rejected: int, speech_s: float, spent_s: float, load_s: float) -> dict[str, Any]:
+    return {
+        "utterances": utterances,
+        "rejected": rejected,
+        "speech_s": round(speech_s, 3),
+        "real_time_factor": round(spent_s / max(speech_s, 1e-9), 4),
+        "load_s": round(load_s, 3),
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """`voxtok say FOLDER "text" --out FILE`."""
+    config = parse(SayConfig, argv, "voxtok say", positional="words")
+    summary = say(config, ranks_from_environment())
+    if summary is None:
+        print("this rank's share is done; the folder is complete once the other ranks' are")
+        return 0
+    print(
+        f"{summary['utterances']} sentences, {summary['speech_s']:.2f} s of speech -> {config.out}; "
+        f"{summary['rejected']} rejected, {summary['real_time_factor']:.3f} s of computation for 1 s of speech"
+    )
+    return 1 if summary["rejected"] and not summary["utterances"] else 0
