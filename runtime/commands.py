@@ -10,7 +10,7 @@ from voxtok.runtime.errors import VoxtokError
 COMMANDS = {
     "corpus": ("voxtok.manifests.corpora", "a corpus on disk, or a synthetic one -> Lhotse cuts"),
     "check": ("voxtok.manifests.check", "cuts -> what is wrong with their audio"),
-    "label": ("voxtok.tokenize.label", "cuts with phone times -> token store of phones, which guides pretrain"),
+    "label": ("voxtok.tokenize.label", "cuts -> token store of phones or pauses, which guides pretrain"),
     "pretrain": ("voxtok.tokenize.pretrain", "token stores -> SSL model, by masked prediction (HuBERT)"),
     "distill": ("voxtok.tokenize.distill", "SSL model -> a small one that imitates it (DistilHuBERT)"),
     "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + quantizer)"),

@@ -16,12 +16,21 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.architecture import Architecture
 from voxtok.tokenize.crops import Corpus, CropConfig, batches, load_corpus, plan_epoch, prefetched, targets_of
-from voxtok.tokenize.disguise import Disguise, change_speed, coloured_noise, equalize, mix, reverberate
+from voxtok.tokenize.disguise import (
+    Disguise,
+    borrow_channel,
+    change_speed,
+    coloured_noise,
+    equalize,
+    mix,
+    power_spectra,
+    reverberate,
+)
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.masking import span_mask
 from voxtok.tokenize.student import Shape, architecture_of, new_model
 
-EVERYTHING = Disguise(speed=1.0, equalizer=1.0, noise=1.0, voice=1.0, room=1.0)
+EVERYTHING = Disguise(speed=1.0, channel=1.0, equalizer=1.0, noise=1.0, voice=1.0, room=1.0)
 
 
 def shape() -> Architecture:
@@ -172,3 +181,20 @@ def test_stores_after_dedup_are_refused(tmp_path: Path) -> None:
     encode_corpus(cuts, toy_tokenizer(12, dedup=True), tmp_path / "store", shard_size=4)
     with pytest.raises(ConfigError, match="dedup"):
         load_corpus([TokenStore.open(tmp_path / "store")], [], memory_gb=1)
+
+
+def test_a_borrowed_channel_is_the_other_recordings_spectrum_and_noise() -> None:
+    rng = np.random.default_rng(0)
+    speech = np.concatenate([np.zeros(RATE), 0.1 * rng.standard_normal(RATE)])  # half of it silent
+    hiss = np.concatenate([0.01 * coloured_noise(RATE, 0.5, rng), coloured_noise(RATE, 0.5, rng)])  # floor 40 dB below
+    changed = borrow_channel(speech, hiss, rng)
+    assert changed.std() == pytest.approx(speech.std(), rel=0.25)  # about the level that it had
+    floor_db, level_db = (20 * np.log10(part.std()) for part in (changed[1000 : RATE - 1000], changed[RATE + 1000 :]))
+    assert 37 < level_db - floor_db < 63  # the noise is lower by 0 to 20 dB
+    for part in (changed[1000 : RATE - 1000], changed[RATE + 1000 :]):
+        power = power_spectra(part).mean(axis=0)
+        slope_db = 10 * np.log10(power[20:40].mean() / power[160:200].mean())
+        assert slope_db == pytest.approx(10 * np.log10(180 / 30), abs=2)  # amplitude falls as frequency ** -0.5
+    silence = np.zeros(2 * RATE)
+    assert np.array_equal(borrow_channel(silence, hiss, rng), silence)
+    assert np.array_equal(borrow_channel(speech, silence, rng), speech)

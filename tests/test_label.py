@@ -18,7 +18,7 @@ from voxtok.runtime.errors import ManifestError
 from voxtok.runtime.files import read_json
 from voxtok.tokenize.crops import UNKNOWN, Batch, load_corpus
 from voxtok.tokenize.encode import encode_corpus
-from voxtok.tokenize.label import LabelConfig, frame_labels, label, main
+from voxtok.tokenize.label import LabelConfig, frame_labels, label, main, pauses
 from voxtok.tokenize.phones import Phone
 from voxtok.tokenize.pretrain import Heads, masked_prediction
 from voxtok.tokenize.student import Shape, new_model
@@ -46,10 +46,10 @@ def test_every_frame_has_the_part_of_the_phone_at_its_centre(lengths_s: list[flo
 
 def test_a_store_of_phones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cuts = write_toy_corpus(tmp_path / "corpus", [1.0, 1.2])
-    assert main(["--cuts", str(cuts), "--out", str(tmp_path / "phones"), "--parts", "3"]) == 0
+    assert main(["--of", "phones", "--cuts", str(cuts), "--out", str(tmp_path / "phones"), "--parts", "3"]) == 0
     assert "2 utterances" in capsys.readouterr().out
     store = TokenStore.open(tmp_path / "phones")
-    names = read_json(store.folder / "phones.json")
+    names = read_json(store.folder / "labels.json")
     assert names[0] == "SIL" and store.vocab_size == len(names)
     for (_, tokens), cut in zip(store, load_cuts(cuts), strict=True):
         assert len(tokens) == round(cut.duration * 100)
@@ -57,19 +57,31 @@ def test_a_store_of_phones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert spoken == {item.symbol for item in cut.supervisions[0].alignment["phone"]}
 
 
+def test_pauses_are_the_quiet_stretches_but_not_short_ones() -> None:
+    rng = np.random.default_rng(0)
+    samples = 0.1 * rng.standard_normal(32000)
+    samples[8000:16000] *= 0.01  # half a second 40 dB below
+    samples[24000:24960] *= 0.01  # 60 ms, as long as a stop
+    found = pauses(samples.astype(np.float32))
+    expected = np.zeros(200, dtype=bool)
+    expected[54:95] = True  # frames 50 to 98 see quiet samples alone; those with a louder neighbour do not count
+    assert abs(int(found.sum()) - 41) <= 2
+    assert not (found.astype(bool) & ~np.convolve(expected, np.ones(5), "same").astype(bool)).any()
+
+
 def test_cuts_without_phones_are_an_error(tmp_path: Path) -> None:
     cut = next(iter(load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0]))))
     cut.supervisions[0].alignment = None
     CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl.gz")
     with pytest.raises(ManifestError, match="alignment"):
-        label(LabelConfig(cuts=str(tmp_path / "cuts.jsonl.gz"), out=str(tmp_path / "phones")))
+        label(LabelConfig(of="phones", cuts=str(tmp_path / "cuts.jsonl.gz"), out=str(tmp_path / "phones")))
 
 
 def test_utterances_without_labels_are_kept_and_do_not_count(tmp_path: Path) -> None:
     cuts = list(load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0, 1.1, 1.2])))
     encode_corpus(cuts, toy_tokenizer(12), tmp_path / "tokens", shard_size=4)
     CutSet.from_cuts(cuts[:1]).to_file(tmp_path / "some.jsonl.gz")
-    phones = label(LabelConfig(cuts=str(tmp_path / "some.jsonl.gz"), out=str(tmp_path / "phones")))
+    phones = label(LabelConfig(of="phones", cuts=str(tmp_path / "some.jsonl.gz"), out=str(tmp_path / "phones")))
     corpus = load_corpus([TokenStore.open(tmp_path / "tokens")], [phones], memory_gb=1)
     assert [int(utterance.codes[1].min()) for utterance in corpus.utterances] == [0, UNKNOWN, UNKNOWN]
 
@@ -82,6 +94,8 @@ def test_utterances_without_labels_are_kept_and_do_not_count(tmp_path: Path) -> 
     heads = Heads((1,), 16, corpus.vocab_sizes)
     waveforms, mask = torch.randn(2, 3600), torch.ones(2, 11, dtype=torch.bool)
     targets = torch.zeros(2, 11, 2, dtype=torch.int64)
+
+    assert [item.cut.id for item in corpus.others] == [cut.id for cut in cuts[1:]]
 
     def loss(known: torch.Tensor) -> float:
         batch = Batch(waveforms, known, mask, waveforms)

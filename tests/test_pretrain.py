@@ -19,7 +19,7 @@ from voxtok.tokenize.crops import CropConfig
 from voxtok.tokenize.disguise import Disguise
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.pretrain import PretrainConfig, pretrain
+from voxtok.tokenize.pretrain import Heads, PretrainConfig, pretrain
 from voxtok.tokenize.student import Shape
 from voxtok.tokenize.train import TrainConfig
 
@@ -157,6 +157,20 @@ def test_the_front_can_be_frozen(stores: tuple[str, str], tmp_path: Path) -> Non
         pretrain(config(stores, tmp_path / "third", model=replace(SHAPE, inner=64), init=str(first)))
     with pytest.raises(ConfigError, match="needs init"):
         config(stores, tmp_path, frozen_front=True)
+
+
+def test_logits_with_a_temperature_are_cosines() -> None:
+    torch.manual_seed(0)
+    heads = Heads((2,), 8, (3, 4), temperature=0.1)
+    frames = torch.randn(5, 8)
+    first, second = heads([frames])[0]
+    normal = torch.nn.functional.layer_norm(frames, (8,))
+    found = torch.cat([first, second], dim=1)
+    rows = heads.get_parameter("outputs.0.weight")
+    for i in range(5):
+        for j in range(7):
+            cosine = float(normal[i] @ rows[j] / (normal[i].norm() * rows[j].norm()))
+            assert float(found[i, j]) == pytest.approx(cosine / 0.1, abs=1e-4)
 
 
 def test_half_precision_weights_are_saved_as_such(stores: tuple[str, str], tmp_path: Path) -> None:

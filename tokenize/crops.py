@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 
 import numpy as np
@@ -74,6 +75,12 @@ class Corpus:
     vocab_sizes: tuple[int, ...]
     hops: tuple[float, ...]
     fingerprints: tuple[str, ...]
+
+    @cached_property
+    def others(self) -> list[Utterance]:
+        """What other voices and channels come from: unlabelled speech, which is real where labels are synthetic."""
+        unlabelled = [item for item in self.utterances if any((codes == UNKNOWN).any() for codes in item.codes)]
+        return unlabelled or self.utterances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +272,7 @@ class _Recipe:
         needed = min(int(np.ceil(length * speed)) + 1, utterance.num_samples)
         start = int(rng.integers(utterance.num_samples - needed + 1))
         clean = change_speed(utterance.span(start, start + needed), speed, length)
-        other = self.corpus.utterances[rng.integers(len(self.corpus.utterances))]
+        other = self.corpus.others[rng.integers(len(self.corpus.others))]
         begin = int(rng.integers(max(1, other.num_samples - length)))
         noisy = disguise.apply(clean, other.span(begin, begin + length), RATE, rng) if disguise.is_active else clean
         frames = self.shape.num_frames(length)

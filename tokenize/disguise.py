@@ -1,4 +1,4 @@
-"""Changes of a training crop that hide who speaks and where: speed, equalisation, noise, another voice, a room.
+"""Changes of a training crop that hide who speaks and where: speed, channel, equaliser, noise, another voice, a room.
 
 Targets stay those of the undisturbed signal, so that a model learns to hear through the change. In the spirit of WavLM
 (Chen et al. 2022: mixed voices), ContentVec (Qian et al. 2022: disguised voices) and HuBERT-AP (Gat et al. 2022).
@@ -15,6 +15,11 @@ from voxtok.runtime.errors import ConfigError
 Floats = npt.NDArray[np.float64]
 
 EQUALIZER_NODES = 8
+FRAME = 512  # samples, of spectra that are borrowed
+SMOOTH_BINS = 9  # 280 Hz at 16 kHz: wider than a harmonic
+LARGEST_DB = 25.0
+QUIET_SHARE = 10  # one frame in so many is background noise
+LOWER_DB = 20.0
 RT60_S = (0.1, 0.5)
 TAIL = (0.2, 0.8)  # energy of the tail, of the direct path's
 
@@ -27,6 +32,8 @@ class Disguise:
     """Chance of another speed: pitch, formants and tempo together, so that a voice becomes another's."""
     speed_octaves: float = 0.3
     """Largest change of speed, either way, in octaves."""
+    channel: float = 0.0
+    """Chance of the long-term spectrum and the background noise of another utterance: its microphone and room."""
     equalizer: float = 0.0
     """Chance of a random smooth equaliser."""
     equalizer_db: float = 4.0
@@ -41,14 +48,14 @@ class Disguise:
     """Range of the signal-to-noise ratio; another voice is at least 5 dB below."""
 
     def __post_init__(self) -> None:
-        for name in ("speed", "equalizer", "noise", "voice", "room"):
+        for name in ("speed", "channel", "equalizer", "noise", "voice", "room"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"disguise.{name} is a chance: between 0 and 1")
 
     @property
     def is_active(self) -> bool:
         """Whether `apply` ever changes anything."""
-        return max(self.equalizer, self.noise, self.voice, self.room) > 0
+        return max(self.channel, self.equalizer, self.noise, self.voice, self.room) > 0
 
     def draw_speed(self, rng: np.random.Generator) -> float:
         """Factor by which a crop is read faster; 1 leaves it as it is."""
@@ -58,6 +65,8 @@ class Disguise:
 
     def apply(self, crop: Floats, other: Floats, sampling_rate: int, rng: np.random.Generator) -> Floats:
         """Change a (N,) crop; `other` is (N,) of another utterance."""
+        if self.channel and rng.random() < self.channel:
+            crop = borrow_channel(crop, other, rng)
         if rng.random() < self.equalizer:
             crop = equalize(crop, rng.normal(0, self.equalizer_db, EQUALIZER_NODES))
         if rng.random() < self.noise:
@@ -81,6 +90,48 @@ def change_speed(samples: Floats, speed: float, length: int) -> Floats:
         return samples[:length]
     read: Floats = np.interp(np.arange(length) * speed, np.arange(len(samples)), samples)
     return read
+
+
+def borrow_channel(samples: Floats, other: Floats, rng: np.random.Generator) -> Floats:
+    """Give a crop the spectrum that `other` has where it is loud, and noise of the one that it has where it is quiet.
+
+    Synthetic speech so takes on the channels of real recordings. A silent crop or `other` changes nothing.
+    """
+    mine, theirs = power_spectra(samples), power_spectra(other)
+    if not len(mine) or not len(theirs):
+        return samples
+    theirs *= loud_spectrum(mine).mean() / loud_spectrum(theirs).mean()  # a level of its own it keeps
+    bins = np.linspace(0, 1, mine.shape[1])
+    change_db = 10 * np.log10(loud_spectrum(theirs) / loud_spectrum(mine))
+    smooth_db = np.convolve(np.pad(change_db, SMOOTH_BINS // 2, "edge"), np.ones(SMOOTH_BINS) / SMOOTH_BINS, "valid")
+    noise_power = theirs[: len(theirs) // QUIET_SHARE + 1].mean(axis=0)  # of the quietest frames
+    noise_power *= 10 ** (-rng.uniform(0, LOWER_DB) / 10)  # as those are not quiet where nobody pauses
+    spectrum = np.fft.rfft(samples)
+    place = np.linspace(0, 1, len(spectrum))
+    spectrum *= 10 ** (np.interp(place, bins, np.clip(smooth_db, -LARGEST_DB, LARGEST_DB)) / 20)
+    spectrum += np.fft.rfft(rng.standard_normal(len(samples))) * np.interp(place, bins, np.sqrt(noise_power))
+    changed: Floats = np.fft.irfft(spectrum, len(samples))
+    return changed
+
+
+def power_spectra(samples: Floats) -> Floats:
+    """(frames, bins) power of frames of FRAME samples, from the quietest to the loudest; 1 is white noise of power 1.
+
+    Frames without any sound, such as padding, are left out.
+    """
+    window = np.hanning(FRAME)
+    padded = np.pad(samples, (0, max(0, FRAME - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[:: FRAME // 2]
+    power = np.square(np.abs(np.fft.rfft(frames * window))) / np.square(window).sum()
+    energy = power.sum(axis=1)
+    found: Floats = power[np.argsort(energy, kind="stable")][np.count_nonzero(energy <= 1e-9) :]
+    return found
+
+
+def loud_spectrum(power: Floats) -> Floats:
+    """(bins,) mean power of the louder half of frames that are sorted by loudness."""
+    loud: Floats = power[len(power) // 2 :].mean(axis=0) + 1e-12
+    return loud
 
 
 def equalize(samples: Floats, nodes_db: Floats) -> Floats:

@@ -1,20 +1,22 @@
-"""`voxtok label`: cuts with phone times -> a token store of phones, as targets that guide `voxtok pretrain`.
+"""`voxtok label`: cuts -> a token store of phones or of pauses, as targets that guide `voxtok pretrain`.
 
-A synthetic corpus (`voxtok corpus synth`) has exact phone times that no human made: supervision-guided codebooks (Wang
-et al. 2022) at no cost. The store is one like those of `voxtok encode`, but without a tokenizer; phones.json in it has
-the symbol of every token.
+Phones come from the times in the cuts. A synthetic corpus (`voxtok corpus synth`) has exact ones that no human made:
+supervision-guided codebooks (Wang et al. 2022) at no cost. Pauses are where the audio is quiet, so any corpus has them.
+A store is like those of `voxtok encode`, but without a tokenizer; labels.json in it has the name of every token.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from lhotse.cut import Cut
 
+from voxtok.manifests.audio import read_audio
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.identity import inputs_of
 from voxtok.manifests.store import StoreInfo, TokenStore
@@ -27,16 +29,23 @@ from voxtok.tokenize.phones import SILENCES, Phone, without_stress
 
 HOP_SAMPLES = 160  # 100 frames a second, centred where those of MFCC are: frame i at i * 160 + 200 samples
 SHARD_SIZE = 1000
+PAUSE_DB = 25.0
+NEIGHBOURS = 4  # frames on each side
+
+Codes = npt.NDArray[np.unsignedinteger]
+Labels = Callable[[Cut], Codes]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """Turn the phone alignment of cuts into tokens, one a frame."""
+    """Turn phone times, or pauses in the audio, into tokens: one a frame."""
 
     cuts: str
-    """Cuts whose supervisions have an alignment `phone`; each of them needs one."""
+    """Cuts; for phones, each needs a supervision with an alignment `phone`."""
     out: str
     """Token store to write."""
+    of: Literal["phones", "pauses"]
+    """Phones as the cuts have them, or 1 for a frame in a pause and 0 for one in speech, by loudness."""
     parts: int = 1
     """Tokens of a phone, each for an equal part of its time: 3 are like the states of an HMM. Silence has one."""
 
@@ -50,11 +59,11 @@ def label(config: LabelConfig) -> TokenStore:
 
     Raises:
         ManifestError: a cut without phones, or cuts that cannot be read.
+        BadAudio: a cut whose pauses are asked for has no usable audio.
     """
     cuts = list(load_cuts(config.cuts))
-    symbols = sorted({phone.symbol for cut in cuts for phone in timed_phones(cut)})
-    names = ["SIL", *(f"{symbol}_{part}" for symbol in symbols for part in range(config.parts))]
-    fingerprint = sha256(["phones", config.parts, names])
+    names, codes_of = _pauses() if config.of == "pauses" else _phones(cuts, config.parts)
+    fingerprint = sha256([config.of, config.parts, names])
     info = StoreInfo(
         fingerprint=fingerprint,
         frame_rate_hz=RATE / HOP_SAMPLES,
@@ -63,16 +72,45 @@ def label(config: LabelConfig) -> TokenStore:
         shard_size=SHARD_SIZE,
     )
     store = TokenStore.create(config.out, info)
-    write_json(store.folder / "phones.json", names)
-    ids = {name: index for index, name in enumerate(names)}
+    write_json(store.folder / "labels.json", names)
     inputs: list[str] = []
     for shard, first in enumerate(range(0, len(cuts), SHARD_SIZE)):
         members = cuts[first : first + SHARD_SIZE]
         inputs.append(sha256([fingerprint, [inputs_of(cut) for cut in members]]))
-        labelled = [(cut, _sequence(cut, config.parts, ids, info)) for cut in members]
+        labelled = [(cut, TokenSequence(codes_of(cut)[:, None], info.frame_rate_hz, fingerprint)) for cut in members]
         store.write_shard(shard, labelled, [], inputs[shard])
     store.finish(inputs)
     return store
+
+
+def _pauses() -> tuple[list[str], Labels]:
+    return ["speech", "pause"], lambda cut: pauses(read_audio(cut, RATE))
+
+
+def _phones(cuts: Sequence[Cut], parts: int) -> tuple[list[str], Labels]:
+    symbols = sorted({phone.symbol for cut in cuts for phone in timed_phones(cut)})
+    names = ["SIL", *(f"{symbol}_{part}" for symbol in symbols for part in range(parts))]
+    ids = {name: index for index, name in enumerate(names)}
+
+    def codes_of(cut: Cut) -> Codes:
+        return frame_labels(list(timed_phones(cut)), max(1, round(cut.duration * RATE) // HOP_SAMPLES), parts, ids)
+
+    return names, codes_of
+
+
+def pauses(samples: npt.NDArray[np.float32]) -> Codes:
+    """1 for a frame more than 25 dB below the loud ones, as are its neighbours within 40 ms; else 0.
+
+    Closures of stops are shorter. Loudness is that above some 100 Hz, by a first difference (preemphasis).
+    """
+    sharp = np.append(samples[:1], samples[1:] - 0.97 * samples[:-1]).astype(np.float64)
+    num_frames = max(1, len(samples) // HOP_SAMPLES)
+    energy = np.concatenate([[0.0], np.square(np.pad(sharp, (0, 2 * CENTRE_SAMPLES))).cumsum()])
+    first = np.arange(num_frames) * HOP_SAMPLES
+    level_db = 10 * np.log10((energy[first + 2 * CENTRE_SAMPLES] - energy[first]) / (2 * CENTRE_SAMPLES) + 1e-10)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(level_db, NEIGHBOURS, "edge"), 2 * NEIGHBOURS + 1)
+    quiet: Codes = (around.max(axis=1) < np.percentile(level_db, 95) - PAUSE_DB).astype(np.uint8)
+    return quiet
 
 
 def timed_phones(cut: Cut) -> Iterator[Phone]:
@@ -90,9 +128,7 @@ def timed_phones(cut: Cut) -> Iterator[Phone]:
             yield Phone(without_stress(item.symbol), item.start, item.start + item.duration)
 
 
-def frame_labels(
-    phones: Sequence[Phone], num_frames: int, parts: int, ids: dict[str, int]
-) -> npt.NDArray[np.unsignedinteger]:
+def frame_labels(phones: Sequence[Phone], num_frames: int, parts: int, ids: dict[str, int]) -> Codes:
     """The token under the centre of each frame; 0, silence, where there is no phone.
 
     Worked: one phone from 0.1 to 0.2 s in two parts. Frame i is centred at 0.0125 + i * 0.01 s, so frames 9 to 13, at
@@ -112,14 +148,8 @@ def _first_frame(time_s: float) -> int:
     return max(0, math.ceil(round((time_s * RATE - CENTRE_SAMPLES) / HOP_SAMPLES, 6)))
 
 
-def _sequence(cut: Cut, parts: int, ids: dict[str, int], info: StoreInfo) -> TokenSequence:
-    num_frames = max(1, round(cut.duration * RATE) // HOP_SAMPLES)
-    codes = frame_labels(list(timed_phones(cut)), num_frames, parts, ids)
-    return TokenSequence(codes[:, None], info.frame_rate_hz, info.fingerprint)
-
-
 def main(argv: Sequence[str]) -> int:
-    """`voxtok label --cuts CUTS --out STORE`."""
+    """`voxtok label --of phones --cuts CUTS --out STORE`."""
     config = parse(LabelConfig, argv, "voxtok label")
     store = label(config)
     summary = store.summary

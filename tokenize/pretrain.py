@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class PretrainConfig:
     """Leave the convolutions as `init` has them; they take no backward pass then."""
     unmasked_weight: float = 0.0
     """Weight of the loss on frames that are not masked; 0 is HuBERT's."""
+    temperature: float = 0.0
+    """Above 0, logits are cosines over it (HuBERT: 0.1), which makes frames of a target alike; 0 is linear."""
     supervised: tuple[int, ...] = ()
     """Blocks that targets are predicted from; empty is the last alone (ILS-SSL, Wang et al. 2022, adds others)."""
     memory_gb: float = 16.0
@@ -59,15 +62,21 @@ class PretrainConfig:
             raise ConfigError("stores needs at least one token store")
         if self.frozen_front and self.init is None:
             raise ConfigError("frozen-front needs init: random convolutions should learn")
+        if self.temperature < 0:
+            raise ConfigError("temperature must not be negative")
         if not all(1 <= block <= self.model.blocks for block in self.supervised):
             raise ConfigError(f"supervised blocks must be within 1 .. {self.model.blocks}")
 
 
 class Heads(torch.nn.Module):
-    """Logits of every stream from every supervised block: a layer norm, and one matrix for all streams together."""
+    """Logits of every stream from every supervised block: a layer norm, and one matrix for all streams together.
 
-    def __init__(self, blocks: Sequence[int], width: int, vocab_sizes: Sequence[int]) -> None:
+    With a temperature the logits are the cosines of frames and rows of the matrix, over it.
+    """
+
+    def __init__(self, blocks: Sequence[int], width: int, vocab_sizes: Sequence[int], temperature: float = 0.0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.vocab_sizes = list(vocab_sizes)
         self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(width) for _ in blocks])
         self.outputs = torch.nn.ModuleList([torch.nn.Linear(width, sum(vocab_sizes)) for _ in blocks])
@@ -75,7 +84,16 @@ class Heads(torch.nn.Module):
     def forward(self, hidden: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
         """For each block, logits (N, vocab_size) of each stream from (N, width) frames."""
         rows = zip(hidden, self.norms, self.outputs, strict=True)
-        return [output(norm(frames)).float().split(self.vocab_sizes, dim=-1) for frames, norm, output in rows]
+        return [
+            self.logits(norm(frames), cast(torch.nn.Linear, output)).float().split(self.vocab_sizes, dim=-1)
+            for frames, norm, output in rows
+        ]
+
+    def logits(self, frames: torch.Tensor, output: torch.nn.Linear) -> torch.Tensor:
+        """(N, streams' vocabularies together) from (N, width) normalised frames."""
+        if not self.temperature:
+            return cast(torch.Tensor, output(frames))
+        return F.linear(F.normalize(frames, dim=-1), F.normalize(output.weight, dim=-1)) / self.temperature
 
 
 def masked_prediction(
@@ -112,7 +130,7 @@ def build(config: PretrainConfig, corpus: Corpus, device: torch.device) -> Train
     model = start_model(config.model, config.init, device)
     if config.frozen_front:
         model.feature_extractor._freeze_parameters()  # as HubertForCTC.freeze_feature_encoder does
-    heads = Heads(blocks, config.model.width, corpus.vocab_sizes).to(device)
+    heads = Heads(blocks, config.model.width, corpus.vocab_sizes, config.temperature).to(device)
     return Trainee(model, heads, partial(masked_prediction, model, heads, blocks, config.unmasked_weight))
 
 

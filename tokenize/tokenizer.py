@@ -228,6 +228,8 @@ class Tokenizer:
     def load(cls, folder: Path | str, *, device: str = "auto", upstream: str | None = None) -> "Tokenizer":
         """Open a tokenizer folder; loads the SSL model it names, or the copy of it at `upstream`.
 
+        "mini" is the tokenizer that is installed with voxtok; a folder that is called so is "./mini".
+
         Raises:
             CorruptFile: not a tokenizer folder, or its codebook or bpe.model is not the one it was saved with.
             TokenizerMismatch: the SSL model found is not the one the tokenizer was fitted on.
@@ -269,9 +271,15 @@ def mono(samples: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return averaged
 
 
+def tokenizer_folder(name: Path | str) -> Path:
+    """The folder of a tokenizer: "mini" is the installed one, as in `--upstream mini`; everything else is a path."""
+    installed = Path(__file__).parents[1] / "models" / "mini-500"  # in a checkout as in an installed package
+    return installed if name == "mini" else Path(name)
+
+
 def read_description(folder: Path | str) -> dict[str, Any]:
     """tokenizer.json, checked for format and version; needs no model."""
-    path = Path(folder) / "tokenizer.json"
+    path = tokenizer_folder(folder) / "tokenizer.json"
     if not path.exists():
         raise CorruptFile(f"{folder}: not a tokenizer folder (no tokenizer.json)")
     keys = ("fingerprint", "identity", "codebook", "vocab_sizes", *(field.name for field in fields(TokenizerConfig)))
@@ -297,7 +305,7 @@ def read_parts(folder: Path | str, described: dict[str, Any]) -> tuple[Codebook,
     Raises:
         CorruptFile: one is missing, damaged or another, or there is a bpe.model that is not described.
     """
-    folder = Path(folder)
+    folder = tokenizer_folder(folder)
     codebook = Codebook.load(folder / "codebook.safetensors")
     if codebook.sha256 != described["codebook"]:
         raise CorruptFile(f"{folder}: codebook.safetensors is not the codebook that tokenizer.json describes")
@@ -322,8 +330,8 @@ def write_folder(folder: Path, described: dict[str, Any], codebook: Codebook, su
 
 
 def _from_anywhere(upstream: str) -> str:
-    """A folder's absolute path, so that the tokenizer works from another folder; other names stay."""
-    return str(Path(upstream).resolve()) if Path(upstream).is_dir() else upstream
+    """A folder's absolute path, so that the tokenizer works from another folder; other names, and "mini", stay."""
+    return str(Path(upstream).resolve()) if upstream != "mini" and Path(upstream).is_dir() else upstream
 
 
 def require_same(expected: str, found: str, where: str) -> None:
