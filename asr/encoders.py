@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         positions = self.positions(hidden)
         for layer in self.layers:
             hidden, _ = layer(hidden, src_key_padding_mask=outside, pos_embs=positions)
-        return Padded(Padded(self.norm(hidden), frames.lengths).zeroed(), frames.lengths)
+        return Padded(Padded(self.norm(hidden).float(), frames.lengths).zeroed(), frames.lengths)
 
 
 class Subsampling(nn.Module):

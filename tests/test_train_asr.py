@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from voxtok.asr.transducer import TransducerConfig
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch, VoxtokError
 from voxtok.runtime.files import read_jsonl
 
-pytest.importorskip("speechbrain", reason="encoders come from SpeechBrain: pip install voxtok[speechbrain]")
+pytestmark = pytest.mark.skipif(find_spec("speechbrain") is None, reason="encoders come from voxtok[speechbrain]")
 
 NO_CHANGE = AugmentConfig(probability=0.0)
 
