@@ -35,6 +35,7 @@ COMMANDS = {
     "train-tts": ("voxtok.tts.train_tts", "token store with transcripts -> text-to-token model"),
     "say": ("voxtok.tts.say", "text -> speech, in a trained voice or that of a reference"),
     "train-lm": ("voxtok.tts.train_lm", "token stores -> unit language model"),
+    "train-tts-lm": ("voxtok.tts.train_tts_lm", "token store with transcripts -> language model that speaks"),
     "continue": ("voxtok.tts.continuation", "spoken prompt -> how a unit language model goes on, as speech"),
 }
 

@@ -70,6 +70,8 @@ class LmShape:
             max_position_embeddings=self.context_steps,
             attention_dropout=self.dropout,
             pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
         )
 
 
