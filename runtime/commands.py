@@ -31,6 +31,8 @@ COMMANDS = {
     "text-model": ("voxtok.asr.fit_text", "transcripts -> characters or subword units to write with"),
     "ngram": ("voxtok.asr.ngram_fit", "texts -> n-gram language model (ARPA)"),
     "graph": ("voxtok.asr.graph", "n-gram language model over words -> decoding graph"),
+    "decode-asr": ("voxtok.asr.decode_asr", "token stores -> text, and its error rates"),
+    "transcribe": ("voxtok.asr.transcribe", "audio files -> text with times and confidences of words"),
     "score": ("voxtok.asr.score", "hypotheses and references -> WER, CER, intervals, alignments"),
     "train-tts": ("voxtok.tts.train_tts", "token store with transcripts -> text-to-token model"),
     "say": ("voxtok.tts.say", "text -> speech, in a trained voice or that of a reference"),

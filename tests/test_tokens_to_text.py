@@ -1,0 +1,227 @@
+"""From audio to text and its errors: train-asr, decode-asr and transcribe on a toy voice, heard without an error."""
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.toy_voice import LETTER_S, RATE, SPACE_S, WORDS, say, sentence, voice_tokenizer, write_voice
+from voxtok.asr import transcribe
+from voxtok.asr.alignment import Word
+from voxtok.asr.augment import AugmentConfig
+from voxtok.asr.decode_asr import DecodeAsrConfig, decode_asr
+from voxtok.asr.encoders import EncoderConfig
+from voxtok.asr.inputs import InputConfig
+from voxtok.asr.normalization import TextNormalization
+from voxtok.asr.recognizer import RecognizerConfig
+from voxtok.asr.schedule import ScheduleConfig
+from voxtok.asr.search import SearchConfig
+from voxtok.asr.text import TextConfig, train_text_model
+from voxtok.asr.train_asr import TrainAsrConfig, train_asr
+from voxtok.asr.transcribe import LongAudio, Transcriber, pause, plan
+from voxtok.manifests.audio import resample
+from voxtok.manifests.cuts import load_cuts
+from voxtok.runtime.distributed import Ranks
+from voxtok.runtime.errors import ConfigError, TokenizerMismatch
+from voxtok.runtime.files import read_jsonl
+from voxtok.tokenize.encode import encode_corpus
+
+pytest.importorskip("speechbrain", reason="encoders come from SpeechBrain: pip install voxtok[speechbrain]")
+
+PLAIN = TextNormalization(case="lower", punctuation="remove")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores of 40 and 8 utterances, and the recognizer in asr/, trained by the first."""
+    folder = tmp_path_factory.mktemp("voice")
+    for name, seeds in (("train", range(40)), ("dev", range(100, 108))):
+        cuts = load_cuts(write_voice(folder / name, seeds))
+        encode_corpus(cuts, voice_tokenizer(), folder / f"{name}_tokens", shard_size=100)
+    train_text_model(WORDS, TextConfig(kind="characters", vocab_size=None, normalization=PLAIN)).save(
+        folder / "text.json"
+    )
+    encoder = EncoderConfig(
+        kind="conformer", blocks=1, width=48, heads=2, inner=64, kernel=5, subsampling=4, dropout=0.0
+    )
+    schedule = ScheduleConfig(
+        steps=140, batch_frames=2400, peak_lr=1e-2, warmup_steps=10, evaluate_steps=140, report_steps=140,
+        checkpoint_steps=140, average_best=1, average_decay=0.0,
+    )  # fmt: skip
+    config = TrainAsrConfig(
+        data=(str(folder / "train_tokens"),),
+        dev=(str(folder / "dev_tokens"),),
+        text_model=str(folder / "text.json"),
+        out=str(folder / "asr"),
+        model=RecognizerConfig(
+            inputs=InputConfig(tokens=True, features=None, width=48), encoder=encoder, ctc_weight=1.0
+        ),
+        train=schedule,
+        augment=AugmentConfig(probability=0.0),
+        device="cpu",
+    )
+    train_asr(config)
+    return folder
+
+
+def decoding(folder: Path, out: Path) -> DecodeAsrConfig:
+    return DecodeAsrConfig(
+        model=str(folder / "asr"),
+        data=(str(folder / "dev_tokens"),),
+        out=str(out),
+        search=SearchConfig(method="ctc-beam"),
+        part_size=3,
+        device="cpu",
+    )
+
+
+def results(out: Path) -> dict[str, bytes]:
+    names = ("hypotheses.jsonl", "hyp.txt", "score.json", "score.txt", "alignments.txt", "rejected.jsonl")
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def test_every_word_is_heard(folder: Path, tmp_path: Path) -> None:
+    found = decode_asr(decoding(folder, tmp_path))
+    assert found["score"]["wer"]["rate"] == 0.0, (tmp_path / "alignments.txt").read_text()
+    assert found["utterances"] == 8 and found["rejected"] == 0
+    assert found["score"]["normalization"] == {"case": "lower", "punctuation": "remove"}
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "hypotheses.jsonl")}
+    for seed in range(100, 108):
+        row = rows[f"utt{seed}"]
+        assert row["text"] == sentence(seed) and 0.3 < row["confidence"] <= 1
+        times = [time for word in row["words"] for time in (word["start_s"], word["end_s"])]
+        assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(say(row["text"], 0)) / RATE
+
+
+def test_words_are_where_they_were_said(folder: Path) -> None:
+    found = Transcriber.load(folder / "asr", device="cpu")(say("cat data dog", 3), RATE)
+    begins, at = [], 0.0
+    for word in ("cat", "data", "dog"):
+        begins.append(at)
+        at += len(word) * LETTER_S + SPACE_S
+    assert [word.text for word in found.words] == ["cat", "data", "dog"]
+    assert [word.start_s for word in found.words] == pytest.approx(begins, abs=0.15)
+
+
+def test_a_stopped_decoding_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    whole, stopped = decoding(folder, tmp_path / "whole"), decoding(folder, tmp_path / "stopped")
+    decode_asr(whole)
+    decode_asr(stopped)
+    (tmp_path / "stopped/parts/000001.json").unlink()
+    (tmp_path / "stopped/hypotheses.jsonl").unlink()
+    kept = (tmp_path / "stopped/parts/000000.json").stat().st_mtime_ns
+    decode_asr(stopped)
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+    assert (tmp_path / "stopped/parts/000000.json").stat().st_mtime_ns == kept
+
+
+def test_a_changed_search_is_decoded_anew(folder: Path, tmp_path: Path) -> None:
+    config = decoding(folder, tmp_path)
+    decode_asr(config)
+    before = (tmp_path / "parts/000000.json").stat().st_mtime_ns
+    decode_asr(replace(config, search=SearchConfig(method="ctc-greedy")))
+    assert (tmp_path / "parts/000000.json").stat().st_mtime_ns != before
+
+
+def test_ranks_share_the_parts(folder: Path, tmp_path: Path) -> None:
+    decode_asr(decoding(folder, tmp_path / "one"))
+    shared = decoding(folder, tmp_path / "two")
+    assert decode_asr(shared, Ranks(1, 2)) == {}
+    assert sorted(path.name for path in (tmp_path / "two/parts").iterdir()) == ["000001.json"]
+    decode_asr(shared, Ranks(0, 2))
+    assert results(tmp_path / "two") == results(tmp_path / "one")
+
+
+def test_batched_is_single(folder: Path, tmp_path: Path) -> None:
+    config = decoding(folder, tmp_path / "batched")
+    decode_asr(config)
+    decode_asr(replace(config, out=str(tmp_path / "single"), batch_frames=1))
+    assert (tmp_path / "batched/hyp.txt").read_bytes() == (tmp_path / "single/hyp.txt").read_bytes()
+
+
+def test_other_tokens_are_refused(folder: Path, tmp_path: Path) -> None:
+    cuts = load_cuts(folder / "dev/cuts.jsonl.gz")
+    encode_corpus(cuts, voice_tokenizer(dedup=True), tmp_path / "other", shard_size=100)
+    with pytest.raises(TokenizerMismatch, match="encode the corpus again"):
+        decode_asr(replace(decoding(folder, tmp_path / "out"), data=(str(tmp_path / "other"),)))
+    voice_tokenizer(dedup=True).save(tmp_path / "tokenizer")
+    with pytest.raises(TokenizerMismatch):
+        Transcriber.load(folder / "asr", device="cpu", tokenizers=(str(tmp_path / "tokenizer"),))
+
+
+def test_one_folder_is_enough_for_transcribing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "asr/model", tmp_path / "elsewhere")
+    files = [str(folder / f"dev/utt{seed}.flac") for seed in (100, 101)]
+    assert transcribe.main([str(tmp_path / "elsewhere"), *files, "--device", "cpu"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == [sentence(100), sentence(101)]
+    assert [row["file"] for row in rows] == files
+    shutil.rmtree(tmp_path / "elsewhere/tokenizers")
+    with pytest.raises(ConfigError, match="--tokenizers"):
+        Transcriber.load(tmp_path / "elsewhere", device="cpu")
+    given = (str(folder / "dev_tokens/tokenizer"),)
+    assert Transcriber.load(tmp_path / "elsewhere", device="cpu", tokenizers=given).file(files[0]).text == sentence(100)
+
+
+def test_bad_files_are_named_and_the_others_transcribed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), RATE)
+    soundfile.write(tmp_path / "short.wav", np.zeros(50, dtype=np.float32), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE, dtype=np.float32), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan, dtype=np.float32), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "good.wav", np.stack([say("cat sat", 1)] * 2, axis=1), RATE)
+    (tmp_path / "noise.wav").write_bytes(b"no audio")
+    names = ("empty", "short", "nan", "noise", "missing", "silent", "good")
+    files = [str(tmp_path / f"{name}.wav") for name in names]
+    assert transcribe.main([str(folder / "asr"), *files, "--device", "cpu", "--out", str(tmp_path / "out.jsonl")]) == 1
+    rows = dict(zip(names, read_jsonl(tmp_path / "out.jsonl"), strict=True))
+    assert {name: row["reason"] for name, row in rows.items() if "reason" in row} == {
+        "empty": "empty", "short": "too short", "nan": "non-finite", "noise": "unreadable", "missing": "missing",
+    }  # fmt: skip
+    assert rows["good"]["text"] == "cat sat"
+    assert rows["silent"]["text"] == "" and rows["silent"]["words"] == [] and rows["silent"]["confidence"] is None
+    assert "too short" in capsys.readouterr().err
+
+
+def test_windows_of_long_audio_give_the_words_of_the_whole(folder: Path, tmp_path: Path) -> None:
+    said = sentence(5, words=40)
+    samples = say(said, 5)
+    whole = Transcriber.load(folder / "asr", device="cpu", long=LongAudio(window_s=60.0))(samples, RATE)
+    windows = Transcriber.load(folder / "asr", device="cpu", long=LongAudio(window_s=5.0, overlap_s=2.0, batch=2))
+    found = windows(samples, RATE)
+    assert whole.text == found.text == said
+    assert [word.start_s for word in found.words] == pytest.approx([word.start_s for word in whole.words], abs=0.2)
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    assert windows.file(tmp_path / "long.wav") == found
+
+
+def test_other_rates_are_resampled(folder: Path) -> None:
+    transcriber = Transcriber.load(folder / "asr", device="cpu")
+    twice = resample(say("god ate", 2), RATE, 2 * RATE)
+    assert transcriber(twice, 2 * RATE).text == "god ate"
+    with pytest.raises(ConfigError, match="too short"):
+        transcriber(np.zeros(10), RATE)
+
+
+def test_spans_cover_everything_once_beside_their_overlaps() -> None:
+    assert plan(25, 10, 2) == [(0, 10), (8, 18), (16, 25)]
+    assert plan(10, 10, 2) == [(0, 10)] and plan(11, 10, 2) == [(0, 10), (8, 11)]
+    for length in range(1, 60):
+        spans = plan(length, 10, 3)
+        assert spans[0][0] == 0 and spans[-1][1] == length
+        for (_, stop), (start, _) in pairwise(spans):
+            assert stop - start == 3
+
+
+def test_windows_part_in_the_longest_pause() -> None:
+    words = [Word("a", 1.0, 1.2, None), Word("b", 1.6, 1.8, None)]
+    assert pause(words, 1.0, 2.0) == pytest.approx(1.4)
+    assert pause([], 1.0, 2.0) == 1.5
