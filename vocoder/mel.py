@@ -55,8 +55,9 @@ def magnitudes(waveforms: torch.Tensor, fft_samples: int, hop_samples: int) -> t
 def mel_cepstra(samples: torch.Tensor, shape: MelShape, order: int) -> torch.Tensor:
     """(T,) samples to (frames, order) mel cepstra c_1 .. c_order: the log spectrum is c_0 + 2 sum of c_k cos."""
     logs = log_mel(samples, shape).double()  # (frames, bands)
-    angles = torch.pi / shape.bands * (torch.arange(shape.bands) + 0.5)[:, None] * torch.arange(1, order + 1)
-    cepstra: torch.Tensor = logs @ torch.cos(angles).double().to(logs.device) / shape.bands
+    bands = torch.arange(shape.bands, dtype=torch.float64) + 0.5
+    angles = torch.pi / shape.bands * bands[:, None] * torch.arange(1, order + 1)
+    cepstra: torch.Tensor = logs @ torch.cos(angles).to(logs.device) / shape.bands
     return cepstra
 
 
