@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from voxtok.runtime.distributed import connected_ranks
-from voxtok.tokenize.frames import ArrayFrames, CachedFrames, cached
+from voxtok.tokenize.frame_cache import CachedFrames, cached
+from voxtok.tokenize.frames import ArrayFrames
 from voxtok.tokenize.kmeans import KMeansConfig, fit_kmeans
 
 CONFIG = KMeansConfig(vocab_size=40, sample_per_centroid=50, exchanges=3)

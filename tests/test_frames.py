@@ -11,6 +11,7 @@ import torch
 from tests.toy_frames import gaussian_frames
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
+from voxtok.tokenize.frame_cache import cached
 from voxtok.tokenize.frames import (
     CHUNK_FRAMES,
     EVERY_KEY,
@@ -18,7 +19,6 @@ from voxtok.tokenize.frames import (
     Chunk,
     FrameSource,
     UtteranceFrames,
-    cached,
     frame_keys,
 )
 from voxtok.tokenize.sample import draw_sample
@@ -90,20 +90,34 @@ def test_shares_of_an_array_have_the_keys_of_the_whole() -> None:
     )
 
 
+class Pieces:
+    """One chunk in pieces of another size, whose number is told or not."""
+
+    largest_key = EVERY_KEY
+
+    def __init__(self, everything: Chunk, size: int, num_frames: int | None) -> None:
+        self.width, self.num_frames = everything.frames.shape[1], num_frames
+        self._everything, self._size = everything, size
+
+    def chunks(self) -> Iterator[Chunk]:
+        parts = zip(self._everything.frames.split(self._size), self._everything.keys.split(self._size), strict=True)
+        return (Chunk(*part) for part in parts)
+
+
 @pytest.mark.parametrize("count", [1, 50, 100, 1000])
 def test_sample_is_of_the_smallest_keys_whatever_the_chunks(count: int) -> None:
     everything = whole(ArrayFrames(gaussian_frames(700, 3, 1), 9))
     expected = everything.frames[everything.keys.argsort()[:count]]
-    for size in (1, 33, 700):
-        parts = zip(everything.frames.split(size), everything.keys.split(size), strict=True)
-        sample = draw_sample((Chunk(*part) for part in parts), 3, count, torch.float32, Ranks(), CPU)
-        assert torch.equal(sample.frames[sample.order], expected)
-        assert sample.num_seen == 700
+    for num_frames in (None, 700):
+        for size in (1, 33, 700):
+            sample = draw_sample(Pieces(everything, size, num_frames), count, torch.float32, Ranks(), CPU)
+            assert torch.equal(sample.frames[sample.order], expected)
+            assert sample.num_seen == 700
 
 
 def test_sample_that_overflows_its_format_is_named() -> None:
     with pytest.raises(ConfigError, match=r"too large for torch\.float16"):
-        draw_sample(ArrayFrames(torch.full((9, 2), 1e6), 0).chunks(), 2, 5, torch.float16, Ranks(), CPU)
+        draw_sample(ArrayFrames(torch.full((9, 2), 1e6), 0), 5, torch.float16, Ranks(), CPU)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

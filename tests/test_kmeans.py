@@ -20,11 +20,12 @@ from tests.toy_frames import gaussian_frames, structured_frames
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.tokenize.assign import Assigner
-from voxtok.tokenize.frames import EVERY_KEY, ArrayFrames, Chunk, FrameSource, cached
+from voxtok.tokenize.frame_cache import cached
+from voxtok.tokenize.frames import EVERY_KEY, ArrayFrames, Chunk, FrameSource
 from voxtok.tokenize.kmeans import KMeansConfig, KMeansResult, fit_kmeans
 from voxtok.tokenize.kmeans_health import duplicates, perplexity
 from voxtok.tokenize.kmeans_state import State
-from voxtok.tokenize.lloyd import segment_sums, tally, tally_array
+from voxtok.tokenize.lloyd import segment_sums, tally
 from voxtok.tokenize.seeding import greedy_seeds
 from voxtok.tokenize.split_merge import exchange
 
@@ -44,6 +45,7 @@ class Pieces:
     """The frames of an array in chunks of another size."""
 
     largest_key = EVERY_KEY
+    num_frames: int | None = None
 
     def __init__(self, array: torch.Tensor, size: int) -> None:
         self.width = array.shape[1]
@@ -63,12 +65,6 @@ def test_a_step_equals_loops(width: int) -> None:
     torch.testing.assert_close(result.means(), expected, rtol=1e-6, atol=1e-6)
     assert result.inertia == pytest.approx(inertia(frames.tolist(), centroids.tolist()), rel=1e-5)
     assert result.num_frames == 120
-    origin = frames.mean(0)
-    near = frames - origin
-    in_memory, labels = tally_array(near, near.square().sum(1), centroids - origin)
-    assert labels.tolist() == nearest(frames.tolist(), centroids.tolist())
-    torch.testing.assert_close(in_memory.means() + origin, expected, rtol=1e-5, atol=1e-5)
-    assert in_memory.inertia == pytest.approx(result.inertia, rel=1e-4)
 
 
 def test_sums_by_segments_equal_sums_by_index() -> None:
@@ -111,7 +107,8 @@ def test_exchange_leaves_a_local_optimum() -> None:
     blobs = torch.tensor([0.0, 10.0, 20.0]).repeat_interleave(50)[:, None]
     frames = blobs + 0.1 * gaussian_frames(150, 1, 1)
     start = torch.tensor([[-0.05], [0.05], [15.0]])
-    before, labels = tally_array(frames, frames.square().sum(1), start)
+    labels = torch.tensor(nearest(frames.tolist(), start.tolist()))
+    before = tally(ArrayFrames(frames, 0).chunks(), Assigner(start), Ranks())
     centroids = exchange(frames, labels, before, most=1)
     assert sorted(centroids[:, 0].tolist()) == pytest.approx([0, 10, 20], abs=0.1)
 
@@ -146,12 +143,15 @@ def test_seeds_decide(frames: torch.Tensor) -> None:
     assert not torch.equal(first, other)
 
 
-def test_resumed_after_every_step_equals_uninterrupted(frames: torch.Tensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("passes", "last"), [(8, "pass"), (0, "polish")])
+def test_resumed_after_every_step_equals_uninterrupted(
+    frames: torch.Tensor, passes: int, last: str, tmp_path: Path
+) -> None:
     source, heldout = ArrayFrames(frames[:4000], 0), ArrayFrames(frames[4000:], 0)
-    config = KMeansConfig(vocab_size=40, restarts=2, sample_per_centroid=50)
+    config = KMeansConfig(vocab_size=40, restarts=2, sample_per_centroid=50, exchanges=3, passes=passes)
     steps: list[State] = []
     whole = fit_kmeans(source, config, Ranks(), CPU, heldout=heldout, on_step=steps.append)
-    assert {state.phase for state in steps} == {"seed", "exchange", "sample", "polish", "pass", "done"}
+    assert {state.phase for state in steps} == {"seed", "exchange", "sample", last, "done"}
 
     def stop(state: State) -> None:
         raise KeyboardInterrupt
@@ -170,6 +170,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from voxtok.runtime.distributed import Ranks
+from voxtok.tokenize.frame_cache import cached
 from voxtok.tokenize.frames import ArrayFrames
 from voxtok.tokenize.kmeans import KMeansConfig, fit_kmeans
 
@@ -316,7 +317,6 @@ def test_passes_lower_the_inertia_and_none_leaves_the_sample_s(frames: torch.Ten
     assert [row["frames"] for row in rows] == [6000] * 4
     inertias = [row["inertia"] for row in rows]
     assert inertias == sorted(inertias, reverse=True)
-    assert rows[0]["heldout_inertia"] == few["heldout_inertia"]
     assert many["heldout_inertia"] < few["heldout_inertia"]
 
 

@@ -167,6 +167,7 @@ class Failing:
     """Frames whose reading stops with an error after some chunks in all, as a killed job does."""
 
     largest_key = EVERY_KEY
+    num_frames: int | None = None
 
     def __init__(self, frames: torch.Tensor, chunks: int) -> None:
         self.width = frames.shape[1]

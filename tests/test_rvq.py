@@ -81,6 +81,7 @@ class Interrupted:
     def __init__(self, frames: torch.Tensor, passes: int) -> None:
         self._source, self._left = ArrayFrames(frames, 0), passes
         self.width, self.largest_key = self._source.width, self._source.largest_key
+        self.num_frames = self._source.num_frames
 
     def chunks(self) -> Iterator[Chunk]:
         self._left -= 1

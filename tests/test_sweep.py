@@ -17,7 +17,8 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.tokenize.compare import training_cuts, training_frames
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.extract import extract
-from voxtok.tokenize.frames import UtteranceFrames, cached
+from voxtok.tokenize.frame_cache import cached
+from voxtok.tokenize.frames import UtteranceFrames
 from voxtok.tokenize.kmeans import fit_kmeans
 from voxtok.tokenize.kmeans_state import KMeansConfig
 from voxtok.tokenize.quality import QualityConfig, measure

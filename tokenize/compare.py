@@ -18,7 +18,8 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, sha256, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract
-from voxtok.tokenize.frames import CachedFrames, UtteranceFrames, cached
+from voxtok.tokenize.frame_cache import CachedFrames, cached
+from voxtok.tokenize.frames import UtteranceFrames
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.meter import Scoring
 from voxtok.tokenize.tokenizer import TokenizerConfig

@@ -27,7 +27,8 @@ from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, writ
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, extract
 from voxtok.tokenize.fit_codebook import QuantizerConfig, check_layers, fit_codebook
-from voxtok.tokenize.frames import FrameSource, UtteranceFrames, cached
+from voxtok.tokenize.frame_cache import cached
+from voxtok.tokenize.frames import FrameSource, UtteranceFrames
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream

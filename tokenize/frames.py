@@ -5,22 +5,15 @@ frames with the smallest keys" is a random sample that does not depend on ranks,
 are nested in larger ones.
 """
 
-import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import torch as safetensors
 
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_json, write_bytes, write_json
-
-log = logging.getLogger("voxtok")
 
 CHUNK_FRAMES = 16384
 EVERY_KEY = 2**63 - 1
@@ -52,10 +45,12 @@ class FrameSource(Protocol):
     Attributes:
         width: D, dimensions of a frame.
         largest_key: frames with larger keys were left out, to keep a bound.
+        num_frames: how many there are, or None where only a pass would tell.
     """
 
     width: int
     largest_key: int
+    num_frames: int | None
 
     def chunks(self) -> Iterator[Chunk]:
         """One pass over all frames."""
@@ -90,6 +85,7 @@ class UtteranceFrames:
     """
 
     largest_key = EVERY_KEY
+    num_frames: int | None = None
 
     def __init__(self, width: int, utterances: Callable[[], Iterator[tuple[int, torch.Tensor]]], seed: int) -> None:
         self.width = width
@@ -102,7 +98,7 @@ class UtteranceFrames:
         Raises:
             ConfigError: frames of another width, or NaN or infinite ones; names the utterance.
         """
-        return _joined(self._parts())
+        return joined(self._parts())
 
     def _parts(self) -> Iterator[Chunk]:
         for index, frames in self._utterances():
@@ -116,7 +112,7 @@ class UtteranceFrames:
                 yield Chunk(part, frame_keys(self._seed, index, start, start + len(part)))
 
 
-def _joined(parts: Iterable[Chunk]) -> Iterator[Chunk]:
+def joined(parts: Iterable[Chunk]) -> Iterator[Chunk]:
     """Join small parts into chunks of at least CHUNK_FRAMES, but for the last."""
     waiting: list[Chunk] = []
     for part in parts:
@@ -147,6 +143,7 @@ class ArrayFrames:
         if array.ndim != 2:
             raise ConfigError(f"frames are (n, D), not {tuple(array.shape)}")
         self.width = int(array.shape[1])
+        self.num_frames: int | None = len(array)
         self._array = array
         self._seed = seed
         self._start = start
@@ -173,6 +170,7 @@ class MappedFrames:
     def __init__(self, source: FrameSource, width: int, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.width = width
         self.largest_key = source.largest_key
+        self.num_frames = source.num_frames
         self._source = source
         self._function = function
 
@@ -187,116 +185,22 @@ def columns(source: FrameSource, first: int, width: int) -> MappedFrames:
     return MappedFrames(source, width, lambda frames: frames[:, first : first + width].contiguous())
 
 
-def cached(source: FrameSource, where: Path | Literal["memory"], dtype: torch.dtype, max_bytes: int) -> "CachedFrames":
-    """Run through `source` once and keep its frames; a complete cache on disk is used as it is.
-
-    Where the frames pass the bound, the half of them with the larger keys is left out, and again until they fit: what
-    stays is a random subset, which the health report counts.
+class FramesBelow:
+    """Another stream's frames whose keys are at most `largest_key`.
 
     Args:
         source: the frames.
-        where: "memory", or this rank's own folder.
-        dtype: number format of the cache: float16, bfloat16 or float32.
-        max_bytes: bound of the cache.
-
-    Raises:
-        ConfigError: the bound does not hold one frame, or a value is too large for `dtype`.
+        largest_key: no larger than the source's own.
     """
-    max_frames = max_bytes // (source.width * dtype.itemsize + 8)
-    if max_frames < 1:
-        raise ConfigError(f"a cache of {max_bytes} bytes cannot hold one frame of {source.width} dimensions")
-    if where == "memory":
-        memory = _MemoryStore()
-        return CachedFrames(source.width, memory, _fill(memory, source, dtype, max_frames))
-    settings = {"version": 1, "width": source.width, "dtype": str(dtype), "max_frames": max_frames}
-    mark = where / "complete.json"
-    if mark.exists() and read_json(mark)["settings"] == settings:
-        found = read_json(mark)
-        return CachedFrames(source.width, _DiskStore(where, found["files"]), found["largest_key"])
-    shutil.rmtree(where, ignore_errors=True)
-    disk = _DiskStore(where, [])
-    largest_key = _fill(disk, source, dtype, max_frames)
-    write_json(mark, {"settings": settings, "largest_key": largest_key, "files": disk.files})
-    return CachedFrames(source.width, disk, largest_key)
 
-
-class CachedFrames:
-    """The frames that `cached` keeps."""
-
-    def __init__(self, width: int, store: "_MemoryStore | _DiskStore", largest_key: int) -> None:
-        self.width = width
+    def __init__(self, source: FrameSource, largest_key: int) -> None:
+        self.width = source.width
         self.largest_key = largest_key
-        self._store = store
+        self._source = source
+        self.num_frames: int | None = source.num_frames if largest_key == source.largest_key else None
 
     def chunks(self) -> Iterator[Chunk]:
         """One pass."""
-        return self._store.chunks()
-
-
-def _fill(store: "_MemoryStore | _DiskStore", source: FrameSource, dtype: torch.dtype, max_frames: int) -> int:
-    """Fill an empty store; returns the largest key that was kept."""
-    largest_key = source.largest_key
-    num_frames = kept = 0
-    for chunk in source.chunks():
-        num_frames += len(chunk)
-        part = _rounded(chunk.below(largest_key), dtype)
-        while kept + len(part) > max_frames:
-            largest_key //= 2
-            part = part.below(largest_key)
-            store.replace(_joined(old.below(largest_key) for old in store.chunks()))
-            kept = sum(map(len, store.chunks()))
-        store.append(part)
-        kept += len(part)
-    if kept < num_frames:
-        log.warning("the cache's bound leaves %d of %d frames, at random", kept, num_frames)
-    return largest_key
-
-
-def _rounded(chunk: Chunk, dtype: torch.dtype) -> Chunk:
-    frames = chunk.frames.to(dtype)
-    if not torch.isfinite(frames).all():
-        largest = float(chunk.frames.abs().max())
-        raise ConfigError(f"a value of {largest:g} does not fit a {dtype} cache: use bfloat16 or float32")
-    return Chunk(frames.cpu(), chunk.keys)
-
-
-class _MemoryStore:
-    def __init__(self) -> None:
-        self._chunks: list[Chunk] = []
-
-    def append(self, chunk: Chunk) -> None:
-        self._chunks.append(chunk)
-
-    def replace(self, chunks: Iterator[Chunk]) -> None:
-        self._chunks = list(chunks)
-
-    def chunks(self) -> Iterator[Chunk]:
-        return iter(self._chunks)
-
-
-class _DiskStore:
-    """One safetensors file a chunk."""
-
-    def __init__(self, folder: Path, files: list[str]) -> None:
-        self._folder = folder
-        self._written = 0
-        self.files = files
-
-    def append(self, chunk: Chunk) -> None:
-        name = f"{self._written:06d}.safetensors"
-        write_bytes(self._folder / name, safetensors.save({"frames": chunk.frames, "keys": chunk.keys}))
-        self._written += 1
-        self.files.append(name)
-
-    def replace(self, chunks: Iterator[Chunk]) -> None:
-        old = len(self.files)
-        for chunk in chunks:
-            self.append(chunk)
-        for name in self.files[:old]:
-            (self._folder / name).unlink()
-        del self.files[:old]
-
-    def chunks(self) -> Iterator[Chunk]:
-        for name in list(self.files):
-            tensors = safetensors.load_file(self._folder / name)
-            yield Chunk(tensors["frames"], tensors["keys"])
+        if self.largest_key == self._source.largest_key:
+            return self._source.chunks()
+        return (chunk.below(self.largest_key) for chunk in self._source.chunks())

@@ -6,7 +6,7 @@ steps together: sums are float64 and labels exact, so two ranks give the codeboo
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.assign import Assigner
-from voxtok.tokenize.frames import Chunk, FrameSource
+from voxtok.tokenize.frames import FramesBelow, FrameSource
 from voxtok.tokenize.kmeans_faiss import fit_faiss
 from voxtok.tokenize.kmeans_health import health
 from voxtok.tokenize.kmeans_state import (
@@ -73,7 +73,9 @@ def fit_kmeans(
         CorruptFile: the checkpoint is damaged.
     """
     started_s = time.process_time()
-    largest_key = min(int(key) for key in ranks.all_gather(torch.tensor([source.largest_key], device=device)))
+    # What every rank's bound leaves room for: with more, ranks would weigh differently.
+    keys = ranks.all_gather(torch.tensor([source.largest_key], device=device))
+    source = FramesBelow(source, min(map(int, keys)))
 
     def done(state: State) -> State:
         if ranks.is_first:
@@ -89,9 +91,9 @@ def fit_kmeans(
     if state.phase == "seed" and config.backend == "faiss":
         state = done(fit_faiss(source, config, ranks, device))
     if state.phase not in ("pass", "done"):
-        state = _fit_sample(source, largest_key, config, ranks, device, state, done)
+        state = _fit_sample(source, config, ranks, device, state, done)
     while state.phase == "pass":
-        state = done(_pass(_chunks(source, largest_key), state, config, ranks, device, heldout))
+        state = done(_pass(source, state, config, ranks, device, heldout))
     error = None if heldout is None else tally(heldout.chunks(), Assigner(state.centroids, device), ranks).inertia
     report = health(state, config, error)
     return KMeansResult(state.centroids.cpu(), report, time.process_time() - started_s)
@@ -99,7 +101,6 @@ def fit_kmeans(
 
 def _fit_sample(
     source: FrameSource,
-    largest_key: int,
     config: KMeansConfig,
     ranks: Ranks,
     device: torch.device,
@@ -109,21 +110,18 @@ def _fit_sample(
     """Draw the sample and fit it, from whatever state; the same sample every time."""
     count = config.vocab_size * config.sample_per_centroid
     dtype = getattr(torch, config.sample_dtype)
-    sample = draw_sample(_chunks(source, largest_key), source.width, count, dtype, ranks, device)
+    sample = draw_sample(source, count, dtype, ranks, device)
     if sample.num_seen < config.vocab_size:
         raise ConfigError(f"{sample.num_seen} frames cannot make {config.vocab_size} centroids: lower vocab-size")
     if ranks.is_first:
         fit = SampleFit(sample, config, device)
         while state.phase not in ("pass", "done"):
-            state = fit.advance(state)
-            if state.phase == "pass" and not config.passes:
-                state = state.entering("done")
-            done(state)
+            state = done(fit.advance(state))
     return _of_first(state, config, ranks, device)
 
 
 def _pass(
-    chunks: Iterator[Chunk],
+    source: FrameSource,
     state: State,
     config: KMeansConfig,
     ranks: Ranks,
@@ -133,7 +131,7 @@ def _pass(
     """One Lloyd step over all frames of all ranks."""
     assigner = Assigner(state.centroids, device)
     errors = {} if heldout is None else {"heldout_inertia": tally(heldout.chunks(), assigner, ranks).inertia}
-    result = tally(chunks, assigner, ranks)
+    result = tally(source.chunks(), assigner, ranks)
     empty = int((result.counts == 0).sum())
     settled = state.inertia - result.inertia < config.tolerance * result.inertia and not empty
     state = replace(
@@ -142,13 +140,6 @@ def _pass(
     if settled or state.iteration == config.passes:
         return replace(state, centroids=result.means()).entering("done")
     return replace(state, centroids=result.repaired_means())
-
-
-def _chunks(source: FrameSource, largest_key: int) -> Iterator[Chunk]:
-    """The frames that every rank's bound leaves room for: without them all, ranks would weigh differently."""
-    if largest_key == source.largest_key:
-        return source.chunks()
-    return (chunk.below(largest_key) for chunk in source.chunks())
 
 
 def _of_first(state: State, config: KMeansConfig, ranks: Ranks, device: torch.device) -> State:

@@ -1,4 +1,4 @@
-"""One Lloyd step: labels, sums and means of clusters, over a stream on any number of ranks or an array in memory."""
+"""One Lloyd step: labels, sums and means of clusters, over a stream on any number of ranks."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,15 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from voxtok.runtime.distributed import Ranks
-from voxtok.tokenize.assign import Assigner, argmax
+from voxtok.tokenize.assign import Assigner
 from voxtok.tokenize.frames import Chunk
 
 FARTHEST = 64
 """Most empty clusters that one step repairs."""
-ADDED_FRAMES = 256
-"""Frames that are widened to float64 at a time, in the caches."""
-BLOCK_SCORES = 1 << 19
-"""Scores of a block in memory: 2 MB."""
+ADDED_VALUES = 1 << 18
+"""Values that are widened to float64 at a time, in the caches."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def tally(chunks: Iterable[Chunk], assigner: Assigner, ranks: Ranks) -> Tally:
     """
     centroids, device = assigner.centroids, assigner.device
     sums, counts, errors = _zeros(centroids)
-    far = _Farthest(centroids.shape[1], device)
+    far = Farthest(centroids.shape[1], device)
     for chunk in chunks:
         for start in range(0, len(chunk), assigner.block_frames):
             frames = chunk.frames[start : start + assigner.block_frames].to(device=device, dtype=torch.float32)
@@ -70,36 +68,6 @@ def tally(chunks: Iterable[Chunk], assigner: Assigner, ranks: Ranks) -> Tally:
     for total in (sums, counts, errors):
         ranks.all_reduce(total)
     return Tally(centroids, sums, counts, errors, far.gathered(ranks))
-
-
-def tally_array(frames: torch.Tensor, squares: torch.Tensor, centroids: torch.Tensor) -> tuple[Tally, torch.Tensor]:
-    """As `tally`, but near ties fall as float32 scores have them: for steps on the way.
-
-    Args:
-        frames: (n, D) float32 around the origin.
-        squares: (n,) their squared norms.
-        centroids: (K, D) float32.
-
-    Returns:
-        The tally, and the labels (n,) int64.
-    """
-    bias, across = centroids.square().sum(1) / -2, centroids.T.contiguous()
-    labels = torch.empty(len(frames), dtype=torch.int64, device=frames.device)
-    best = torch.empty_like(squares)
-    step = max(64, BLOCK_SCORES // len(centroids)) if frames.device.type == "cpu" else 1 << 16
-    for start in range(0, len(frames), step):
-        block = slice(start, start + step)
-        scores = torch.addmm(bias, frames[block], across)
-        labels[block] = argmax(scores)
-        best[block] = scores.gather(1, labels[block, None])[:, 0]
-    distances = (squares - 2 * best).clamp_(min=0)
-    sums, counts, errors = _zeros(centroids)
-    counts += torch.bincount(labels, minlength=len(centroids))
-    _add(sums, frames, labels)
-    _add(errors, distances, labels)
-    far = _Farthest(frames.shape[1], frames.device)
-    far.add(frames, distances)
-    return Tally(centroids, sums, counts, errors, far.gathered(Ranks())), labels
 
 
 def _zeros(centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -114,9 +82,17 @@ def _add(sums: torch.Tensor, values: torch.Tensor, labels: torch.Tensor) -> None
     if sums.device.type == "cuda":  # where index_add_ adds in any order
         sums += segment_sums(values, labels, len(sums))
         return
-    for start in range(0, len(values), ADDED_FRAMES):
-        block = slice(start, start + ADDED_FRAMES)
+    step = max(1, ADDED_VALUES // values[:1].numel()) if len(values) else 1
+    for start in range(0, len(values), step):
+        block = slice(start, start + step)
         sums.index_add_(0, labels[block], values[block].double())
+
+
+def label_sums(values: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Float64 sums of values (n, ...) by label, in a fixed order: (count, ...)."""
+    sums = values.new_zeros((count, *values.shape[1:]), dtype=torch.float64)
+    _add(sums, values, labels)
+    return sums
 
 
 def segment_sums(values: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
@@ -127,7 +103,7 @@ def segment_sums(values: torch.Tensor, labels: torch.Tensor, count: int) -> torc
     return sums
 
 
-class _Farthest:
+class Farthest:
     """The FARTHEST frames of a pass; without copies of each other in the end."""
 
     def __init__(self, width: int, device: torch.device) -> None:

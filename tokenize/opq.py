@@ -110,7 +110,7 @@ def _rotation(
             rotation = safetensors.load(path.read_bytes())["rotation"].to(device)
         return ranks.broadcast(rotation)
     count = config.vocab_size * SAMPLE_PER_TOKEN
-    sample = draw_sample(source.chunks(), source.width, count, torch.float32, ranks, device)
+    sample = draw_sample(source, count, torch.float32, ranks, device)
     if sample.num_seen < config.vocab_size:
         raise ConfigError(f"{sample.num_seen} frames cannot make {config.vocab_size} centroids: lower vocab-size")
     rotation = torch.empty(source.width, source.width, device=device)

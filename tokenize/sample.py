@@ -1,14 +1,13 @@
 """A random sample of all ranks' frames, on the first rank: those with the smallest keys, whoever holds them."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.frames import Chunk
+from voxtok.tokenize.frames import EVERY_KEY, Chunk, FrameSource
 
 COPIED_FRAMES = 1024
 
@@ -23,14 +22,11 @@ class Sample:
     """Frames that it was drawn from, over all ranks."""
 
 
-def draw_sample(
-    chunks: Iterable[Chunk], width: int, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device
-) -> Sample:
+def draw_sample(source: FrameSource, count: int, dtype: torch.dtype, ranks: Ranks, device: torch.device) -> Sample:
     """Draw `count` frames in one pass, holding no more; among ranks, the first holds twice as many for a moment.
 
     Args:
-        chunks: this rank's frames.
-        width: D.
+        source: this rank's frames.
         count: frames to draw; all, where there are fewer.
         dtype: number format to hold them in.
         ranks: the other ranks; all but the first get their own frames only.
@@ -39,13 +35,15 @@ def draw_sample(
     Raises:
         ConfigError: a frame is not finite in `dtype`.
     """
-    smallest = _Smallest(width, count, dtype)
+    smallest = _Smallest(source.width, count, dtype)
+    bound = _bound(source, count, ranks, device)
     num_seen = 0
-    for chunk in chunks:
+    for chunk in source.chunks():
         num_seen += len(chunk)
-        smallest.add(chunk)
+        smallest.add(chunk, bound)
     held = smallest.held()
-    if not math.isfinite(float(held.frames.sum(dtype=torch.float64))):  # unlike isfinite, without copies of them all
+    # Sums of small blocks are many times faster than isfinite, or one sum in float64.
+    if not all(math.isfinite(float(part.float().sum())) for part in held.frames.split(COPIED_FRAMES)):
         raise ConfigError(f"frames have NaN or infinite values, or values too large for {dtype}")
     total = int(ranks.all_reduce(torch.tensor([num_seen], device=device)))
     if ranks.connected:
@@ -58,6 +56,16 @@ def draw_sample(
     return Sample(held.frames, held.keys.argsort(stable=True), total)
 
 
+def _bound(source: FrameSource, count: int, ranks: Ranks, device: torch.device) -> int:
+    """A key that `count` frames of all ranks are below, as good as surely; so that few are copied to no end."""
+    known = source.num_frames if source.largest_key == EVERY_KEY else None
+    shares = torch.cat(ranks.all_gather(torch.tensor([-1 if known is None else known], device=device)))
+    if bool((shares < 0).any()):
+        return EVERY_KEY
+    likely = (count + 8 * count**0.5 + 16) / max(int(shares.sum()), 1)  # beyond 8 standard deviations: one in 10^15
+    return EVERY_KEY if likely >= 1 else int(likely * EVERY_KEY)
+
+
 class _Smallest:
     """The `count` frames with the smallest keys so far, in place and in any order."""
 
@@ -66,16 +74,18 @@ class _Smallest:
         self._keys = torch.empty(count, dtype=torch.int64)
         self._filled = 0
 
-    def add(self, chunk: Chunk) -> None:
-        room = min(len(self._keys) - self._filled, len(chunk))
-        self._put(torch.arange(self._filled, self._filled + room), chunk, torch.arange(room))
+    def add(self, chunk: Chunk, bound: int) -> None:
+        """Frames with keys beyond `bound` are not wanted."""
+        rows = (chunk.keys <= bound).nonzero()[:, 0]
+        room = min(len(self._keys) - self._filled, len(rows))
+        self._put(torch.arange(self._filled, self._filled + room), chunk, rows[:room])
         self._filled += room
-        if room == len(chunk):
+        rows = rows[room:]
+        if not len(rows):
             return
-        keys = torch.cat([self._keys, chunk.keys[room:]])
-        bound = keys.kthvalue(len(self._keys)).values
-        leaving = (self._keys > bound).nonzero()[:, 0]
-        self._put(leaving, chunk, room + (chunk.keys[room:] <= bound).nonzero()[:, 0])
+        largest = torch.cat([self._keys, chunk.keys[rows]]).kthvalue(len(self._keys)).values
+        leaving = (self._keys > largest).nonzero()[:, 0]
+        self._put(leaving, chunk, rows[chunk.keys[rows] <= largest])
 
     def _put(self, places: torch.Tensor, chunk: Chunk, rows: torch.Tensor) -> None:
         # index_select and index_copy_ are several times faster than indexing, small blocks than large ones.

@@ -1,7 +1,7 @@
-"""The codebook of a sample: seeding, nested Lloyd steps and exchanges among leading components, then Lloyd in full.
+"""The codebook of a sample: seeding, nested Lloyd steps and exchanges among leading components, then whole frames.
 
-Nearly all that separates centroids lies in a few hundred principal components, and a small sample finds their places:
-the thousands of cheap steps are made here, and passes over everything only polish the result.
+A small sample finds the places of centroids, and a few components tell them apart: the many steps are made here, where
+they are cheap, and passes over everything only polish the result.
 """
 
 import hashlib
@@ -13,19 +13,16 @@ import torch
 
 from voxtok.runtime.distributed import Ranks
 from voxtok.tokenize.assign import Assigner
+from voxtok.tokenize.components import Components
 from voxtok.tokenize.frames import CHUNK_FRAMES, Chunk
 from voxtok.tokenize.kmeans_state import KMeansConfig, State
-from voxtok.tokenize.lloyd import Tally, tally, tally_array
+from voxtok.tokenize.lloyd import Tally, label_sums, tally
 from voxtok.tokenize.sample import Sample
 from voxtok.tokenize.seeding import greedy_seeds
 from voxtok.tokenize.split_merge import exchange
 
-COMPONENTS = 128
-"""Principal components that the steps before `polish` see."""
 SEED_COMPONENTS = 32
 """Those that seeding sees."""
-PCA_FRAMES = 10
-"""Frames per dimension that the components are computed from."""
 SEED_SHARE = 1 / 8
 """Share of the sample that seeding chooses from."""
 SEED_LLOYD = ((1 / 16, 4), (1 / 4, 3))
@@ -36,7 +33,6 @@ EXCHANGE_SHARES = (1 / 4, 1 / 2, 1.0)
 """Shares of the sample that the first, middle and last exchanges are judged on."""
 SEED_TOLERANCE, LLOYD_TOLERANCE = 2e-3, 5e-4
 """Steps end when one lowers the inertia by less than this share."""
-PROJECTED_FRAMES = 1024
 LLOYD_STEPS = 3
 """Lloyd steps on the whole sample at most, among components and again in full."""
 
@@ -53,31 +49,14 @@ class SampleFit:
     def __init__(self, sample: Sample, config: KMeansConfig, device: torch.device) -> None:
         self._config = config
         self._device = device
-        self._frames = sample.frames
-        few = sample.order[: max(PCA_FRAMES * sample.frames.shape[1], 1024)]
-        first = sample.frames.index_select(0, few).to(device=device, dtype=torch.float32)
-        self._mean = first.double().mean(0).float()
-        first = first - self._mean
-        directions = torch.linalg.eigh(first.T @ first / len(first))[1].flip(1)
-        self._components = directions[:, :COMPONENTS].contiguous()  # (D, C)
-        self._projected = torch.empty(len(sample.order), self._components.shape[1], device=device)  # (n, C), in order
-        self._outside = self._project(sample.order)
-
-    def _project(self, order: torch.Tensor) -> float:
-        """Fill in the projected frames; returns the mean squared distance to them, which components cannot lower."""
-        outside = 0.0
-        for start in range(0, len(order), PROJECTED_FRAMES):
-            block = slice(start, start + PROJECTED_FRAMES)
-            frames = (
-                self._frames.index_select(0, order[block]).to(device=self._device, dtype=torch.float32) - self._mean
-            )
-            torch.mm(frames, self._components, out=self._projected[block])
-            outside += float(torch.linalg.vector_norm(frames, dtype=torch.float64)) ** 2
-        self._squares = torch.linalg.vector_norm(self._projected, dim=1).square_()  # (n,)
-        return max(outside - float(self._squares.sum(dtype=torch.float64)), 0.0) / len(self._frames)
+        self._held = sample
+        self._components = Components(sample, device)
 
     def advance(self, state: State) -> State:
-        """Make one step; the phase after the last one is `pass`. A step depends on nothing but the state."""
+        """Make one step; the phase after the last one is `pass`, or `done` where there are no passes.
+
+        A step depends on nothing but the state.
+        """
         match state.phase:
             case "seed":
                 return self._seed(state)
@@ -92,8 +71,8 @@ class SampleFit:
         """One restart: the best of them goes on."""
         config = self._config
         generator = torch.Generator(self._device).manual_seed(_seed_of(config.seed, state.iteration))
-        candidates = self._projected[: self._count(SEED_SHARE), :SEED_COMPONENTS]
-        centroids = self._projected[greedy_seeds(candidates, config.vocab_size, generator)]
+        candidates = self._components.frames[: self._count(SEED_SHARE), :SEED_COMPONENTS]
+        centroids = self._components.frames[greedy_seeds(candidates, config.vocab_size, generator)]
         for share, most in SEED_LLOYD:
             before = math.inf
             for _ in range(most):
@@ -101,7 +80,7 @@ class SampleFit:
                 if before - result.inertia < SEED_TOLERANCE * result.inertia:
                     break
                 before, centroids = result.inertia, result.repaired_means()
-        state = state.noted(result.num_frames, result.inertia + self._outside)
+        state = state.noted(result.num_frames, result.inertia + self._components.outside)
         if result.inertia < state.inertia:
             state = replace(state, centroids=centroids, inertia=result.inertia)
         if state.iteration < config.restarts:
@@ -115,35 +94,44 @@ class SampleFit:
             return state.entering("sample")
         share = EXCHANGE_SHARES[state.iteration * len(EXCHANGE_SHARES) // rounds]
         result, labels = self._tally(share, state.centroids)
-        frames = self._projected[: len(labels)]
+        frames = self._components.frames[: len(labels)]
         centroids = exchange(frames, labels, result, max(1, round(most * (1 - state.iteration / rounds))))
-        return replace(state.noted(result.num_frames, result.inertia + self._outside), centroids=centroids)
+        return replace(state.noted(result.num_frames, result.inertia + self._components.outside), centroids=centroids)
 
     def _sample(self, state: State) -> State:
         """A Lloyd step among components; the last one leaves them."""
-        result, _ = self._tally(1.0, state.centroids)
+        result, labels = self._tally(1.0, state.centroids)
         settled = _settled(state, result)
-        state = state.noted(result.num_frames, result.inertia + self._outside)
-        state = replace(state, centroids=result.repaired_means(), inertia=result.inertia)
+        state = state.noted(result.num_frames, result.inertia + self._components.outside)
+        state = replace(state, centroids=result.repaired_means(), sizes=result.counts, inertia=result.inertia)
         if not settled:
             return state
-        return replace(state, centroids=state.centroids @ self._components.T + self._mean).entering("polish")
+        whole = replace(state, centroids=self._whole_means(result, labels))
+        return whole.entering("pass" if self._config.passes else "polish")
+
+    def _whole_means(self, result: Tally, labels: torch.Tensor) -> torch.Tensor:
+        """Means of the whole frames of every label; an empty one goes to the frame that was farthest."""
+        unordered = torch.empty_like(labels, device="cpu")
+        unordered[self._held.order] = labels.cpu()
+        sums = label_sums(self._held.frames, unordered, len(result.counts)).to(self._device)
+        means = (sums / result.counts.clamp(min=1)[:, None]).float()
+        return torch.where(result.counts[:, None] > 0, means, self._components.whole(result.repaired_means()))
 
     def _polish(self, state: State) -> State:
-        """A Lloyd step of whole frames."""
-        result = tally(_chunks(self._frames), Assigner(state.centroids, self._device), Ranks())
+        """A Lloyd step of whole frames, where no pass over everything follows."""
+        result = tally(_chunks(self._held.frames), Assigner(state.centroids, self._device), Ranks())
         settled = _settled(state, result)
         state = state.noted(result.num_frames, result.inertia)
         state = replace(state, centroids=result.repaired_means(), sizes=result.counts, inertia=result.inertia)
-        return state.entering("pass") if settled else state
+        return state.entering("done") if settled else state
 
     def _tally(self, share: float, centroids: torch.Tensor) -> tuple[Tally, torch.Tensor]:
         """Of a share of the sample, among components."""
-        count = self._count(share)
-        return tally_array(self._projected[:count], self._squares[:count], centroids)
+        return self._components.tally(self._count(share), centroids)
 
     def _count(self, share: float) -> int:
-        return min(len(self._projected), max(self._config.vocab_size, math.ceil(share * len(self._projected))))
+        num_frames = len(self._components.frames)
+        return min(num_frames, max(self._config.vocab_size, math.ceil(share * num_frames)))
 
 
 def _settled(state: State, result: Tally) -> bool:
