@@ -84,12 +84,8 @@ class Matcher:
         Raises:
             ConfigError: k out of range, or queries of another width, zero or not finite.
         """
-        left = len(self.pool) - (without[1] - without[0])
-        if not 1 <= k <= left:
-            raise ConfigError(f"k = {k} neighbours cannot be taken from a pool of {left} frames")
+        check_queries(queries, self.pool, k, without)
         width = self.pool.shape[1]
-        if queries.ndim != 2 or queries.shape[1] != width:
-            raise ConfigError(f"queries are (T, {width}), not {tuple(queries.shape)}")
         rows = max(self._share // (self._chunk * BYTES_A_SCORE + width * BYTES_A_VALUE), 16)
         indices = torch.empty(len(queries), k, dtype=torch.int64)
         similarities = torch.empty(len(queries), k, dtype=torch.float64)
@@ -166,15 +162,43 @@ class Matcher:
 
     def _norms_of(self, frames: torch.Tensor, first: int) -> torch.Tensor:
         """(n,) float64 lengths, on the device."""
-        norms: torch.Tensor = torch.linalg.vector_norm(frames.to(self.device), dim=1, dtype=torch.float64)
-        usable = torch.isfinite(norms) & (norms > 0)
-        if not usable.all():
-            bad = first + int((~usable).nonzero()[0])
-            raise ConfigError(f"frame {bad} is zero or not finite: it has no cosine similarity to any other")
-        return norms
+        return checked_norms(frames.to(self.device), first)
 
     def _rounded_chunk(self, first: int, part: torch.Tensor) -> "_Rounded":
         return _round(part.to(self.device, torch.float32), self._norms[first : first + len(part)], self._dtype)
+
+
+def check_queries(queries: torch.Tensor, pool: torch.Tensor, k: int, without: tuple[int, int] = (0, 0)) -> None:
+    """Check that k neighbours of queries can be found in a pool.
+
+    Raises:
+        ConfigError: k out of range, or another width.
+    """
+    left = len(pool) - (without[1] - without[0])
+    if not 1 <= k <= left:
+        raise ConfigError(f"k = {k} neighbours cannot be taken from a pool of {left} frames")
+    if queries.ndim != 2 or queries.shape[1] != pool.shape[1]:
+        raise ConfigError(f"queries are (T, {pool.shape[1]}), not {tuple(queries.shape)}")
+
+
+def checked_norms(frames: torch.Tensor, first: int) -> torch.Tensor:
+    """Lengths (n,) float64 of frames (n, D), which are counted from `first`.
+
+    Raises:
+        ConfigError: a frame is zero or not finite; names it.
+    """
+    norms: torch.Tensor = torch.linalg.vector_norm(frames, dim=1, dtype=torch.float64)
+    usable = torch.isfinite(norms) & (norms > 0)
+    if not usable.all():
+        bad = first + int((~usable).nonzero()[0])
+        raise ConfigError(f"frame {bad} is zero or not finite: it has no cosine similarity to any other")
+    return norms
+
+
+def unit_frames(frames: torch.Tensor, first: int) -> torch.Tensor:
+    """Frames (n, D) at unit length, float32 on the CPU; errors as in `checked_norms`."""
+    on_cpu = frames.float().cpu()
+    return on_cpu / checked_norms(on_cpu, first).float()[:, None]
 
 
 @dataclass(frozen=True)
