@@ -26,6 +26,8 @@ COMMANDS = {
     "quality": ("voxtok.tokenize.quality", "token store -> purity, PNMI, ABX, UED, bitrate: JSON and page"),
     "rate-distortion": ("voxtok.tokenize.rate_distortion", "quantizers on the same features -> quality over bitrate"),
     "train-vocoder": ("voxtok.vocoder.train_vocoder", "tokens or features of speech -> vocoder"),
+    "synthesize": ("voxtok.vocoder.synthesize", "token store -> waveforms and their manifest"),
+    "resynthesize": ("voxtok.vocoder.resynthesize", "audio files -> tokens -> audio, to hear what tokens keep"),
     "fit-speaker": ("voxtok.vocoder.speaker_fit", "cuts with speakers -> a light speaker embedding"),
     "sweep": ("voxtok.tokenize.sweep", "cuts -> token quality of several layers and vocabulary sizes"),
     "text-model": ("voxtok.asr.fit_text", "transcripts -> characters or subword units to write with"),

@@ -143,6 +143,8 @@ class Vocoder:
         predict_durations: bool = False,
     ) -> list[Samples]:
         """Waveforms of several token sequences, each as it is alone; arguments and errors as in `from_tokens`."""
+        if not batch:
+            return []
         if predict_durations:
             batch = [self.lasting(tokens) for tokens in batch]
         contents = [self.contents(tokens, streams) for tokens in batch]
