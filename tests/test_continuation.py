@@ -148,23 +148,23 @@ def test_one_codebook_speaks_in_every_form(tmp_path: Path) -> None:
         tokenizer.save(tmp_path / str(number))
         layout = layout_of(tokenizer, "timed")
         drawn = layout.tokens_of(layout.rows_of(tokenizer.sequence(codes)))
-        found = tokens_for(drawn, layout, tmp_path / str(number), frames.fingerprint)
+        found = tokens_for(drawn, tmp_path / str(number), frames.fingerprint, untimed=False)
         assert found.fingerprint == frames.fingerprint
         assert found.codes.tolist() == expected.codes.tolist() and found.durations is None
-        spoken = tokens_for(drawn, layout, tmp_path / str(number), merged.fingerprint)
+        spoken = tokens_for(drawn, tmp_path / str(number), merged.fingerprint, untimed=False)
         assert spoken.expand().codes.tolist() == expected.codes.tolist() and spoken.durations is not None
         if tokenizer is not pieces["frames"]:  # whose pieces say how long they are
             untimed = layout_of(tokenizer, "merged")
             drawn = untimed.tokens_of(untimed.rows_of(tokenizer.sequence(codes)))
             with pytest.raises(ConfigError, match="units without durations"):
-                tokens_for(drawn, untimed, tmp_path / str(number), frames.fingerprint)
-            found = tokens_for(drawn, untimed, tmp_path / str(number), merged.fingerprint)
+                tokens_for(drawn, tmp_path / str(number), frames.fingerprint, untimed=True)
+            found = tokens_for(drawn, tmp_path / str(number), merged.fingerprint, untimed=True)
             assert found.codes.tolist() == expected.dedup().codes.tolist() and found.durations is None
     untimed = layout_of(pieces["frames"], "merged")
     drawn = untimed.tokens_of(untimed.rows_of(pieces["frames"].sequence(codes)))
-    found = tokens_for(drawn, untimed, tmp_path / "2", frames.fingerprint)
+    found = tokens_for(drawn, tmp_path / "2", frames.fingerprint, untimed=True)
     assert found.codes.tolist() == expected.codes.tolist()
-    assert tokens_for(drawn, untimed, tmp_path / "2", "other") is drawn
+    assert tokens_for(drawn, tmp_path / "2", "other", untimed=True) is drawn
 
 
 def test_a_pieces_frames_are_shared_by_its_units() -> None:

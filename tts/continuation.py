@@ -12,7 +12,7 @@ from voxtok.manifests.audio import describe, read_span
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.tokenize.tokenizer import Tokenizer
-from voxtok.tts.forms import tokens_for
+from voxtok.tts.forms import check_form, tokens_for
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.sampling import Drawn, SamplingConfig, draw_utterances, unconditional
 from voxtok.tts.stop_rules import StopRules
@@ -75,19 +75,18 @@ def continue_file(config: ContinueConfig) -> list[tuple[Path, Drawn]]:
     folder, recording = config.inputs
     lm = UnitLm.load(folder, device=config.device)
     vocoder = Vocoder.load(config.vocoder, device=config.device)
-    beside = tokenizer_of(lm, folder, config.tokenizer)
+    beside, untimed = tokenizer_of(lm, folder, config.tokenizer), lm.layout.rows == "merged"
+    check_form(lm.layout.frame_rate_hz, lm.fingerprint, beside, vocoder, untimed=untimed)
     tokenizer = Tokenizer.load(beside, device=config.device, upstream=config.upstream)
     samples = read_prompt(recording, tokenizer.upstream.sampling_rate, config.prompt_s)
     prompt = tokenizer.encode(samples, tokenizer.upstream.sampling_rate)
-    as_drawn = lm.layout.tokens_of(lm.layout.rows_of(prompt))  # a vocoder that does not suit is refused at once
-    vocoder.check_tokenizer(tokens_for(as_drawn, lm.layout, beside, vocoder.facts.tokenizer or "").fingerprint)
     seeds = [config.seed + number for number in range(config.samples)]
     prompts, rules = [unconditional(lm, prompt)] * len(seeds), [config.stop] * len(seeds)
     every = draw_utterances(lm, prompts, config.sampling, rules, seeds)
     voice = voice_of(vocoder, config, recording)
     written = []
     for number, drawn in enumerate(every, start=1):
-        spoken = tokens_for(drawn.tokens, lm.layout, beside, vocoder.facts.tokenizer or "")
+        spoken = tokens_for(drawn.tokens, beside, vocoder.facts.tokenizer or "", untimed=untimed)
         audio = vocoder.from_tokens(spoken, speaker=voice)
         if not config.keep_prompt:
             audio = audio[round(min(prompt.duration_s * vocoder.sampling_rate, len(audio) - 1)) :]

@@ -1,7 +1,7 @@
 """Tokens in the form that a vocoder was made for: pieces as units, merged units as frames, or the other way round.
 
-A tokenizer with dedup or subwords has another fingerprint than without, though its codebook is the same. A language
-model over the one may speak through a vocoder for the other; tokens of another codebook stay refused.
+A tokenizer with dedup or subwords has another fingerprint than without, though its codebook is the same. A model of
+the one may speak through a vocoder for the other; tokens of another codebook stay refused.
 """
 
 from dataclasses import replace
@@ -14,28 +14,27 @@ from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import Codes, TokenSequence, compact, smallest_dtype
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.tokenizer import config_of, fingerprint, read_description, read_parts
-from voxtok.tts.layout import Layout
+from voxtok.vocoder.vocoder import Vocoder
 
 Frames = npt.NDArray[np.int64]
 
 
-def tokens_for(tokens: TokenSequence, layout: Layout, tokenizer: Path | str, wanted: str) -> TokenSequence:
-    """What a model has drawn as tokens with the fingerprint `wanted`, where that is the same codebook's.
+def tokens_for(tokens: TokenSequence, tokenizer: Path | str, wanted: str, *, untimed: bool) -> TokenSequence:
+    """What a model has made as tokens with the fingerprint `wanted`, where that is the same codebook's.
 
     Args:
-        tokens: as `Layout.tokens_of` gives them.
-        layout: of the model.
+        tokens: of the tokenizer at `tokenizer`, its units merged where they are `untimed`.
         tokenizer: folder of the model's tokenizer.
         wanted: fingerprint of the tokenizer that a vocoder takes tokens of.
+        untimed: whether the model makes merged units or pieces without durations.
 
     Returns:
         The tokens in that form; unchanged where the fingerprint is of another codebook, which the vocoder then refuses.
 
     Raises:
-        ConfigError: the model draws no durations, and the vocoder needs frames.
+        ConfigError: the model makes no durations, and the vocoder needs frames.
     """
-    no_durations = layout.rows == "merged" and not layout.pieces
-    if wanted == tokens.fingerprint and not (no_durations and not layout.has_durations):
+    if wanted == tokens.fingerprint and not untimed:
         return tokens
     described = read_description(tokenizer)
     config, (codebook, subwords) = config_of(described), read_parts(tokenizer, described)
@@ -48,15 +47,35 @@ def tokens_for(tokens: TokenSequence, layout: Layout, tokenizer: Path | str, wan
     codes, durations = tokens.codes, tokens.durations
     if subwords is not None:
         codes, durations = units_of(tokens, subwords, merged=config.dedup)
-    if durations is None and (no_durations or (layout.pieces and config.dedup)):
+    if untimed and (subwords is None or config.dedup):  # pieces of frames say themselves how long they are
         if not forms[wanted]:
             raise ConfigError(
-                "this model draws units without durations: give a vocoder that predicts them (trained on tokens with "
+                "this model makes units without durations: give a vocoder that predicts them (trained on tokens with "
                 "--dedup true, with model.durations), or train with rows timed"
             )
         return TokenSequence(codes, tokens.frame_rate_hz, wanted)
     units = TokenSequence(codes, tokens.frame_rate_hz, wanted, durations)
     return units.expand().dedup() if forms[wanted] else units.expand()
+
+
+def check_form(rate_hz: float, made_by: str, tokenizer: Path | str, vocoder: Vocoder, *, untimed: bool) -> None:
+    """Refuse a vocoder that cannot speak a model's tokens before any are made.
+
+    Args:
+        rate_hz: frame rate of the tokens.
+        made_by: fingerprint of the tokens.
+        tokenizer: folder of the model's tokenizer.
+        vocoder: to speak with.
+        untimed: as in `tokens_for`.
+
+    Raises:
+        TokenizerMismatch: the vocoder is for tokens of another codebook.
+        ConfigError: it takes no tokens, or needs durations that the model does not make.
+    """
+    none = TokenSequence(np.empty((0, 1), dtype=np.uint8), rate_hz, made_by)
+    if vocoder.facts.tokenizer is not None:
+        none = tokens_for(none, tokenizer, vocoder.facts.tokenizer, untimed=untimed)
+    vocoder.check_tokenizer(none.fingerprint)
 
 
 def units_of(tokens: TokenSequence, subwords: Subwords, *, merged: bool) -> tuple[Codes, Codes | None]:

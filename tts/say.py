@@ -21,10 +21,14 @@ from voxtok.manifests.tokens import TokenSequence, words
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
 from voxtok.runtime.errors import BadAudio, BadText, ConfigError
-from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.files import read_json, sha256, sha256_file, write_json
 from voxtok.runtime.progress import Progress
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tts.lm import UnitLm
 from voxtok.tts.refinement import Decoding
-from voxtok.tts.synthesizer import Speaker, Synthesizer, model_key
+from voxtok.tts.synthesizer import Speaker, Synthesizer
+from voxtok.tts.text_to_tokens import AtOnce, OneByOne, TextToTokens, is_lm, key_of_model
+from voxtok.tts.tts_lm import Drawing, LmSynthesizer
 from voxtok.tts.utterances import text_of
 from voxtok.tts.voice import Voice, reference_voice, vocoder_voice
 from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
@@ -43,7 +47,7 @@ class SayConfig:
     """Say a sentence, or every sentence of a file: voxtok say exp/tts "Hello, world!" --out hello.wav."""
 
     words: tuple[str, ...] = ()
-    """The folder of `voxtok train-tts`, then the sentence, which may be left out for --texts."""
+    """The folder of `voxtok train-tts` or `train-tts-lm`, then the sentence, which may be left out for --texts."""
     texts: str | None = None
     """A text file with a sentence a line, or Lhotse cuts, whose ids are kept."""
     text_field: str = "text"
@@ -71,7 +75,11 @@ class SayConfig:
     temperature: float = 0.0
     """Of the tokens; 0 takes the likeliest."""
     speed: float = 1.0
-    """2 speaks twice as fast as the training speech."""
+    """2 speaks twice as fast as the training speech; not for a language model."""
+    drawing: Drawing | None = None
+    """For a language model, which needs it: drawing.sampling.temperature, top-k, top-p, drawing.candidates, ..."""
+    rescorer: str | None = None
+    """Folder of a unit language model that helps to choose among drawing.candidates, by drawing.rescorer-weight."""
     seed: int = 0
     """Of what is drawn; a sentence's does not depend on the others."""
     device: str = "auto"
@@ -88,6 +96,8 @@ class SayConfig:
             raise ConfigError("--blend and --upstream are for --voice")
         if self.speed <= 0:
             raise ConfigError("--speed must be positive")
+        if self.rescorer is not None and self.drawing is None:
+            raise ConfigError("--rescorer chooses among what --drawing draws")
 
     @property
     def decoding(self) -> Decoding:
@@ -106,22 +116,14 @@ class Talker:
     Attributes:
         model: text to tokens.
         voice: tokens to waveform.
-        decoding: how tokens are chosen.
-        speaker: what the model is told of who speaks.
-        speed: 2 is twice as fast.
-        seed: of what is drawn.
     """
 
-    model: Synthesizer
+    model: TextToTokens
     voice: Voice
-    decoding: Decoding
-    speaker: Speaker | None
-    speed: float
-    seed: int
 
     def say(self, texts: Sequence[str]) -> list[tuple[TokenSequence, Any] | BadText]:
         """Tokens and waveform of each sentence, or what is wrong with it; they do not depend on the others."""
-        tokens = self.model.tokens(texts, self.decoding, seed=self.seed, speaker=self.speaker, speed=self.speed)
+        tokens = self.model.tokens(texts)
         return [one if isinstance(one, BadText) else (one, self.voice.speak(one)) for one in tokens]
 
 
@@ -134,20 +136,53 @@ def open_talker(config: SayConfig) -> Talker:
         ConfigError: a speaker where there are none, or the other way round.
     """
     folder = Path(config.words[0])
-    model = Synthesizer.load(folder, device=config.device)
-    speaker = _speaker(config, model)
+    model, speaker = _open_lm(config, folder) if is_lm(folder) else _open_synthesizer(config, folder)
     voice: Voice
     if config.voice is None:
-        voice = vocoder_voice(config.vocoder, model.fingerprint, speaker, device=config.device)
+        voice = vocoder_voice(config.vocoder, model, folder / "tokenizer", speaker, device=config.device)
+    elif model.untimed:
+        raise ConfigError("--voice needs tokens with durations: train the model with rows frames or timed")
     else:
         blend = Blend(k=config.k, weighting=config.weighting, keep_source=1 - config.blend)
         voice = reference_voice(
             config.voice, config.vocoder, folder / "tokenizer", blend, upstream=config.upstream, device=config.device
         )
-    told = speaker if model.network.shape.speaker != "none" else None
-    if speaker is not None and told is None and not voice.takes_speakers:
+    if config.speaker is not None and model.speaker is None and not voice.takes_speakers:
         raise ConfigError("neither this model nor this vocoder is told who speaks: leave out --speaker")
-    return Talker(model, voice, config.decoding, told, config.speed, config.seed)
+    return Talker(model, voice)
+
+
+def _open_synthesizer(config: SayConfig, folder: Path) -> tuple[AtOnce, Speaker | None]:
+    """A model of `voxtok train-tts`, and what a vocoder is told of who speaks."""
+    if config.drawing is not None:
+        raise ConfigError(f"--drawing is for language models, and {folder} is none: use --temperature and --rounds")
+    model = Synthesizer.load(folder, device=config.device)
+    speaker = _speaker(config, model)
+    told = speaker if model.network.shape.speaker != "none" else None
+    return AtOnce(model, config.decoding, told, config.speed, config.seed), speaker
+
+
+def _open_lm(config: SayConfig, folder: Path) -> tuple[OneByOne, Speaker | None]:
+    """A model of `voxtok train-tts-lm`, and what a vocoder is told of who speaks."""
+    if config.drawing is None:
+        raise ConfigError(f"{folder} is a language model: say how it draws, at least --drawing.sampling.temperature")
+    if config.speed != 1 or config.temperature != 0:
+        raise ConfigError("--speed and --temperature are not for a language model: see --drawing")
+    model = LmSynthesizer.load(folder, device=config.device)
+    rescorer = UnitLm.load(config.rescorer, device=config.device) if config.rescorer else None
+    key = sha256_file(Path(config.rescorer) / "model.safetensors") if config.rescorer else None
+    speaker: str | TokenSequence | None = config.speaker if model.conditions.voice == "table" else None
+    if model.conditions.voice == "prompt" and config.speaker is not None:
+        speaker = tokens_of_recording(config.speaker, folder / "tokenizer", config)
+    return OneByOne(model, config.drawing, speaker, rescorer, key, config.seed), config.speaker
+
+
+def tokens_of_recording(recording: str, tokenizer: Path, config: SayConfig) -> TokenSequence:
+    """Tokens of a recording, as the voice to speak in."""
+    opened = Tokenizer.load(tokenizer, device=config.device, upstream=config.upstream)
+    (cut,) = load_cuts(recording)
+    rate = opened.upstream.sampling_rate
+    return opened.encode(read_audio(cut, rate), rate)
 
 
 def say(config: SayConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
@@ -175,10 +210,7 @@ def say(config: SayConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
 def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any] | None:
     assert config.texts is not None
     out = Path(config.out)
-    settings = [model_key(config.words[0]), talker.voice.identity, vars(config.decoding), config.speed, config.seed]
-    settings.append(
-        talker.speaker if talker.speaker is None or isinstance(talker.speaker, str) else talker.speaker.tolist()
-    )
+    settings = [key_of_model(config.words[0]), talker.model.identity, talker.voice.identity]
     sources = read_sentences(config.texts, config.text_field)
     refused = [one for one in sources if isinstance(one, BadAudio)]
     orders = [

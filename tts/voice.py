@@ -17,6 +17,8 @@ from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import sha256, sha256_file
 from voxtok.tokenize.quantizer import open_quantizer
 from voxtok.tokenize.tokenizer import config_of, read_description, read_parts
+from voxtok.tts.forms import check_form, tokens_for
+from voxtok.tts.text_to_tokens import TextToTokens
 from voxtok.vocoder.centroids import Centroids
 from voxtok.vocoder.conversion import Blend, Converter
 from voxtok.vocoder.features import FeatureConfig, Features
@@ -57,11 +59,13 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VocoderVoice:
-    """A vocoder of tokens; see Voice."""
+    """A vocoder of tokens, or of another form of theirs; see Voice."""
 
     vocoder: Vocoder
     speaker: Speaker | None
     identity: Any
+    tokenizer: Path
+    untimed: bool
 
     @property
     def takes_speakers(self) -> bool:
@@ -75,7 +79,10 @@ class VocoderVoice:
 
     def speak(self, tokens: TokenSequence) -> Samples:
         """See Voice."""
-        return self.vocoder.from_tokens(tokens, speaker=self.speaker)
+        wanted = self.vocoder.facts.tokenizer or ""
+        return self.vocoder.from_tokens(
+            tokens_for(tokens, self.tokenizer, wanted, untimed=self.untimed), speaker=self.speaker
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +104,26 @@ class ReferenceVoice:
         return self.converter.convert_frames(self.centroids.frames(tokens))
 
 
-def vocoder_voice(folder: str, tokenizer: str, speaker: Speaker | None, *, device: str) -> VocoderVoice:
-    """A vocoder for the tokens of one tokenizer.
+def vocoder_voice(
+    folder: str, model: TextToTokens, tokenizer: Path, speaker: Speaker | None, *, device: str
+) -> VocoderVoice:
+    """A vocoder for what a model makes.
 
     Args:
         folder: of the vocoder, or mini.
-        tokenizer: fingerprint of the tokens' tokenizer.
+        model: makes the tokens.
+        tokenizer: folder of its tokenizer.
         speaker: what the vocoder is told of who speaks.
+        device: to compute on.
 
     Raises:
         TokenizerMismatch: a vocoder of other tokens.
-        ConfigError: it takes no tokens.
+        ConfigError: it takes no tokens, or needs durations that the model does not make.
     """
     vocoder = Vocoder.load(folder, device=device)
-    vocoder.check_tokenizer(tokenizer)
+    check_form(model.frame_rate_hz, model.fingerprint, tokenizer, vocoder, untimed=model.untimed)
     told = speaker if speaker is None or isinstance(speaker, str) else np.asarray(speaker).tolist()
-    return VocoderVoice(vocoder, speaker, [vocoder_key(folder), told])
+    return VocoderVoice(vocoder, speaker, [vocoder_key(folder), told], tokenizer, model.untimed)
 
 
 def reference_voice(
