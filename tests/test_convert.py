@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from lhotse import CutSet
 
 from tests import reference_matching as reference
-from tests.tiny_vocoder import save_tiny_feature_vocoder
+from tests.tiny_vocoder import feature_facts, save_tiny_feature_vocoder, tiny_config, tiny_vocoder
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer, tree
 from tests.toy_voices import LAYER, Voices, make_voices
@@ -24,9 +25,9 @@ from voxtok.runtime.errors import BadAudio, ConfigError, TokenizerMismatch
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.windows import WindowConfig
-from voxtok.vocoder.conversion import Blend, Converter
+from voxtok.vocoder.conversion import Blend, Converter, Search
 from voxtok.vocoder.convert import ConvertConfig, convert_corpus
-from voxtok.vocoder.pool import Pool
+from voxtok.vocoder.pool import Measured, Pool
 from voxtok.vocoder.vocoder import Vocoder
 
 KNN_VC = Blend(k=4, weighting="uniform")
@@ -197,6 +198,30 @@ def test_tokens_are_converted_through_their_centroids(voices: Voices, tmp_path: 
     encode_corpus(load_cuts(voices.corpus), other, tmp_path / "other", shard_size=3)
     with pytest.raises(TokenizerMismatch):
         convert_corpus(corpus_config(voices, tmp_path / "x", **{**options, "tokens": str(tmp_path / "other")}))
+
+
+def test_a_vocoder_that_is_told_who_speaks_hears_of_the_pools_speaker(voices: Voices, tmp_path: Path) -> None:
+    """Of the first pool's, the second's, or one between; a pool without one is refused."""
+    frames, first = source_frames(voices), Pool.load(voices.pools[0])
+    facts = feature_facts(first.frames.shape[1], first.features["fingerprint"], speaker_width=3, speaker_model="m")
+    vocoder = tiny_vocoder(tiny_config("harmonic", speaker="embedding"), facts)
+    known = [replace(first, speaker=Measured("m", tuple(row))) for row in np.eye(3).tolist()]
+    for share, expected in ((0.0, [1.0, 0, 0]), (1.0, [0, 1.0, 0]), (0.5, [0.5**0.5, 0.5**0.5, 0])):
+        knn = Converter(vocoder, known[0], replace(KNN_VC, second=share), second=known[1])
+        target = vocoder.from_features(knn.match(frames), speaker=np.array(expected, dtype=np.float32))
+        assert np.allclose(knn.convert_frames(frames), target, atol=1e-6)
+    for pool in (first, replace(first, speaker=Measured("other", (1.0, 0.0, 0.0)))):
+        with pytest.raises(ConfigError, match="--speaker-model"):
+            Converter(vocoder, pool, KNN_VC)
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+def test_faiss_finds_the_same_neighbours(voices: Voices, index: Literal["flat", "ivf"]) -> None:
+    pytest.importorskip("faiss")
+    pool, vocoder = Pool.load(voices.pools[0]), Vocoder.load(voices.vocoder, device="cpu")
+    frames = source_frames(voices)
+    exact, found = (Converter(vocoder, pool, KNN_VC, search=Search(index=i, probes=999)) for i in ("exact", index))
+    assert torch.allclose(exact.match(frames), found.match(frames), atol=1e-5)
 
 
 def test_mismatches_and_impossible_options_are_named(voices: Voices, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from voxtok.runtime.files import read_json, read_jsonl, write_json
 from voxtok.tokenize.windows import WindowConfig
 from voxtok.vocoder.features import FeatureConfig, Features, require_same_features
 from voxtok.vocoder.make_pool import PoolConfig, make_pool, pool_of
-from voxtok.vocoder.pool import Pool
+from voxtok.vocoder.pool import Measured, Pool
 from voxtok.vocoder.reference import MARGIN_S, reference_cuts, speech_span_s
+from voxtok.vocoder.speaker import load_speaker_model, mean_embedding
 
 MFCC = FeatureConfig(upstream="mfcc", layer=0, normalization="none")
 
@@ -48,7 +49,9 @@ def test_a_pool_holds_every_frame_and_comes_back_from_disk(corpus: Path, tmp_pat
 def test_a_pool_in_windows_equals_the_whole_for_mfcc(corpus: Path) -> None:
     features = Features.open(MFCC, device="cpu")
     windows = WindowConfig(window_s=1.0, overlap_s=0.4)
-    parts = [pool_of(reference_cuts(corpus), features, windows=w, trim=False)[0] for w in (windows, None)]
+    parts = [
+        pool_of(reference_cuts(corpus), features, windows=w, trim=False, speaker_model=None)[0] for w in (windows, None)
+    ]
     assert torch.equal(parts[0].frames, parts[1].frames)
 
 
@@ -150,6 +153,21 @@ def test_trimming_takes_the_speech_only(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", np.concatenate([silence, speech, silence]), RATE)
     whole, trimmed = (made(tmp_path / "a.wav", tmp_path / str(trim), trim=trim) for trim in (False, True))
     assert whole.duration_s == 3.0 and trimmed.duration_s == pytest.approx(1.0 + 2 * MARGIN_S, abs=0.02)
+
+
+def test_a_pool_knows_its_speaker(corpus: Path, tmp_path: Path) -> None:
+    model = load_speaker_model("mini")
+    pool = made(corpus, tmp_path / "pool", speaker_model="mini", speaker="s1")
+    found = Pool.load(tmp_path / "pool").speaker
+    assert found is not None and found == pool.speaker and found.model == model.fingerprint
+    cuts = [cut for cut in load_cuts(corpus) if cut.supervisions[0].speaker == "s1"]
+    expected = mean_embedding(model, [read_audio(cut, RATE) for cut in cuts])
+    assert np.allclose(found.embedding, expected, atol=1e-5)
+    assert made(corpus, tmp_path / "without").speaker is None
+    other = Measured(found.model, tuple(np.roll(found.embedding, 1).tolist()))
+    assert found.towards(other, 0.0).embedding == pytest.approx(found.embedding)
+    assert found.towards(other, 1.0).embedding == pytest.approx(other.embedding)
+    assert np.linalg.norm(found.towards(other, 0.3).embedding) == pytest.approx(1.0)
 
 
 def test_the_command(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ from tests.toy_corpus import write_toy_corpus
 from voxtok.tokenize.upstream import Normalization
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.make_pool import pool_of
-from voxtok.vocoder.pool import Pool
 from voxtok.vocoder.reference import of_speaker, reference_cuts
 
 LAYER = 2
@@ -39,8 +38,9 @@ def make_voices(folder: Path, upstream: str = "", normalization: Normalization =
     features = Features.open(config, device="cpu")
     pools = []
     for speaker in ("s0", "s1"):
-        pool, _ = pool_of(of_speaker(reference_cuts(corpus), speaker, ()), features, windows=None, trim=False)
-        Pool(pool.frames, pool.features, pool.duration_s, speaker).save(folder / speaker)
+        cuts = of_speaker(reference_cuts(corpus), speaker, ())
+        pool, _ = pool_of(cuts, features, windows=None, trim=False, speaker_model=None)
+        pool.save(folder / speaker)
         pools.append(folder / speaker)
     vocoder = save_tiny_feature_vocoder(folder / "vocoder", features.width, features.fingerprint)
     return Voices(corpus, Path(model), vocoder, (pools[0], pools[1]), features)

@@ -8,7 +8,7 @@ which leaves the content and drops more of the source's voice (any-to-one conver
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,10 @@ from voxtok.tokenize.weights import hash_weights
 from voxtok.tokenize.windows import WindowConfig
 from voxtok.vocoder.features import Features, require_same_features
 from voxtok.vocoder.matching import Matcher, Weighting
+from voxtok.vocoder.matching_faiss import FaissMatcher
 from voxtok.vocoder.pool import Pool
-from voxtok.vocoder.vocoder import Speaker, Vocoder
+from voxtok.vocoder.speaker import Embedding
+from voxtok.vocoder.vocoder import Vocoder
 
 if TYPE_CHECKING:
     from voxtok.vocoder.conversion_stream import ConversionStream
@@ -50,6 +52,24 @@ class Blend:
             raise ConfigError("keep-source and second are shares: 0 .. 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How neighbours are found."""
+
+    index: Literal["exact", "flat", "ivf"] = "exact"
+    """exact; or faiss (the extra `faiss`): flat, in float32, or ivf, which misses a few, for pools of many hours."""
+    probes: int = 32
+    """Cells of the ivf index that a search looks into; more miss fewer."""
+    max_mb: float = 384.0
+    """Working memory of the exact search; changes no result."""
+
+    def matcher(self, pool: Pool, device: torch.device) -> Matcher | FaissMatcher:
+        """What finds the neighbours in a pool."""
+        if self.index == "exact":
+            return Matcher(pool.frames, device=device, max_mb=self.max_mb)
+        return FaissMatcher(pool.frames, index=self.index, probes=self.probes)
+
+
 class Converter:
     """Converts to the voice of a pool, or to one between two pools.
 
@@ -63,12 +83,12 @@ class Converter:
         pool: the target's frames.
         blend: neighbours and interpolation.
         second: the other target's frames, for `blend.second`.
-        speaker: what the vocoder is told of the target, where it was trained with speakers.
-        max_mb: working memory of matching.
+        search: how neighbours are found.
 
     Raises:
         TokenizerMismatch: pools or vocoder of other features.
-        ConfigError: fewer frames than k, or a share of a second pool that is not given.
+        ConfigError: fewer frames than k, a share of a second pool that is not given, or a vocoder that is told who
+            speaks and a pool whose speaker was not measured.
     """
 
     def __init__(
@@ -78,8 +98,7 @@ class Converter:
         blend: Blend,
         *,
         second: Pool | None = None,
-        speaker: Speaker | None = None,
-        max_mb: float = 384.0,
+        search: Search | None = None,
     ) -> None:
         vocoder.check_features(pool.features["fingerprint"])
         if second is None and blend.second > 0:
@@ -89,10 +108,12 @@ class Converter:
         for one in (pool, second):
             if one is not None and len(one.frames) < blend.k:
                 raise ConfigError(f"k = {blend.k} neighbours cannot be taken from a pool of {len(one.frames)} frames")
-        self.vocoder, self.blend, self.speaker = vocoder, blend, speaker
+        search = search or Search()
+        self.vocoder, self.blend = vocoder, blend
+        self.speaker = told(vocoder, pool, second, blend.second)
         self.features = pool.features
-        self._first = Matcher(pool.frames, device=vocoder.device, max_mb=max_mb)
-        self._second = None if second is None else Matcher(second.frames, device=vocoder.device, max_mb=max_mb)
+        self._first = search.matcher(pool, vocoder.device)
+        self._second = None if second is None else search.matcher(second, vocoder.device)
 
     @property
     def pools_sha256(self) -> list[str]:
@@ -138,3 +159,23 @@ class Converter:
         from voxtok.vocoder.conversion_stream import ConversionStream
 
         return ConversionStream(self, features, windows, chunk_frames)
+
+
+def told(vocoder: Vocoder, pool: Pool, second: Pool | None, share: float) -> Embedding | None:
+    """What the vocoder is told of the target: nothing, or the embedding of the pool's speaker, or one between two.
+
+    Raises:
+        ConfigError: it needs an embedding, and that of a pool was not measured, or by another model.
+    """
+    if vocoder.model.config.speaker == "none":
+        return None
+    known = [one.speaker for one in (pool, second) if one is not None]
+    if vocoder.model.config.speaker == "table" or any(
+        speaker is None or speaker.model != vocoder.facts.speaker_model for speaker in known
+    ):
+        raise ConfigError(
+            "this vocoder is told who speaks: give pools made with --speaker-model, the one that it was trained with"
+        )
+    first, *rest = [speaker for speaker in known if speaker is not None]
+    target = first.towards(rest[0], share) if rest else first
+    return np.array(target.embedding, dtype=np.float32)

@@ -1,7 +1,7 @@
 """`voxtok convert`: speech -> the same words in another voice: one file, or a corpus as a folder and its manifest."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from voxtok.tokenize.weights import hash_weights
 from voxtok.tokenize.windows import WindowConfig
 from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
 from voxtok.vocoder.centroids import Centroids
-from voxtok.vocoder.conversion import Blend, Converter
+from voxtok.vocoder.conversion import Blend, Converter, Search
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.make_pool import pool_of
 from voxtok.vocoder.matching import Weighting
 from voxtok.vocoder.pool import Pool, is_pool
 from voxtok.vocoder.reference import reference_cuts
+from voxtok.vocoder.speaker import load_speaker_model
 from voxtok.vocoder.vocoder import Vocoder
 
 
@@ -64,6 +65,8 @@ class ConvertConfig:
     """Another voice, for --second."""
     second: float = 0.0
     """0 is the voice of --reference, 1 that of --second-reference."""
+    speaker_model: str | None = None
+    """What measures the target where the vocoder is told who speaks and no pool has it: mini, or a folder."""
     name: str | None = None
     """The target's name, for the manifest."""
     trim: bool = False
@@ -72,8 +75,8 @@ class ConvertConfig:
     """Recordings longer than this are computed in windows of it; null computes every recording whole."""
     overlap_s: float = 4.0
     """Overlap of windows, of which each side's half is discarded."""
-    max_mb: float = 384.0
-    """Working memory of matching; changes no result."""
+    search: Search = field(default_factory=Search)
+    """How neighbours are found."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     strict: bool = False
@@ -119,17 +122,30 @@ def open_converter(config: ConvertConfig) -> tuple[Converter, Features | None]:
     for path in references:
         if path not in pools:
             assert features is not None
-            pools[path], _ = pool_of(
-                reference_cuts(path), features, windows=config.windows, trim=config.trim, strict=config.strict
-            )
+            pools[path] = _pool_of(path, features, config)
     converter = Converter(
         Vocoder.load(config.vocoder, device=config.device),
         pools[config.reference],
         config.blend,
         second=pools[config.second_reference] if config.second_reference else None,
-        max_mb=config.max_mb,
+        search=config.search,
     )
     return converter, features
+
+
+def _pool_of(path: str, features: Features, config: ConvertConfig) -> Pool:
+    speaker_model = None
+    if config.speaker_model is not None:
+        speaker_model = load_speaker_model(config.speaker_model, device=config.device)
+    pool, _ = pool_of(
+        reference_cuts(path),
+        features,
+        windows=config.windows,
+        trim=config.trim,
+        speaker_model=speaker_model,
+        strict=config.strict,
+    )
+    return pool
 
 
 def _open_features(config: ConvertConfig, pool: Pool | None) -> Features:
@@ -178,7 +194,9 @@ def convert_corpus(config: ConvertConfig, ranks: Ranks | None = None) -> dict[st
     refused = [source for source in sources if isinstance(source, BadAudio)]
     if refused and config.strict:
         raise refused[0]
-    settings = [_identity(converter), store.fingerprint if store else config.window_s, config.overlap_s]
+    search = [config.search.index, config.search.probes]
+    tokenizer = None if store is None else store.fingerprint
+    settings = [_identity(converter), search, config.window_s, config.overlap_s, tokenizer]
     orders = [
         Order(source, sha256([settings, inputs_of(source)]), config.name)
         for source in sources
@@ -224,7 +242,8 @@ def _identity(converter: Converter) -> list[Any]:
     vocoder = converter.vocoder
     weights = {name: tensor.cpu() for name, tensor in vocoder.model.state_dict().items()}
     shape = [asdict(vocoder.model.config), asdict(vocoder.facts)]
-    return [asdict(converter.blend), converter.pools_sha256, hash_weights(weights), shape]
+    speaker = None if converter.speaker is None else converter.speaker.tolist()
+    return [asdict(converter.blend), converter.pools_sha256, speaker, hash_weights(weights), shape]
 
 
 def main(argv: Sequence[str]) -> int:

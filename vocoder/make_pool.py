@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from lhotse.cut import Cut
 
+from voxtok.manifests.audio import read_audio
 from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
@@ -19,8 +22,9 @@ from voxtok.tokenize.extract import ExtractConfig
 from voxtok.tokenize.upstream import Dtype, Normalization
 from voxtok.tokenize.windows import WindowConfig
 from voxtok.vocoder.features import FeatureConfig, Features
-from voxtok.vocoder.pool import Pool, is_up_to_date
+from voxtok.vocoder.pool import Measured, Pool, is_up_to_date
 from voxtok.vocoder.reference import of_speaker, reference_cuts, without_silent_ends
+from voxtok.vocoder.speaker import Embedding, SpeakerModel, load_speaker_model
 
 log = logging.getLogger("voxtok")
 
@@ -43,6 +47,9 @@ class PoolConfig:
     """Take this speaker's cuts only; by default, all."""
     without: tuple[str, ...] = ()
     """Ids of cuts to leave out."""
+    speaker_model: str | None = None
+    """What measures the speaker's embedding: mini, or a folder (see voxtok.vocoder.speaker); null measures none. Needed
+    for vocoders that are told who speaks, such as vocoder-mini."""
     trim: bool = False
     """Leave out silence before and after the speech of each recording."""
     thin: int | None = None
@@ -85,6 +92,7 @@ def pool_of(
     *,
     windows: WindowConfig | None,
     trim: bool,
+    speaker_model: SpeakerModel | None,
     strict: bool = False,
 ) -> tuple[Pool, list[BadAudio]]:
     """Frames of all usable cuts, and why the others are not.
@@ -94,6 +102,7 @@ def pool_of(
         features: the SSL model and its layer.
         windows: of long recordings; None computes them whole.
         trim: leave out silent ends.
+        speaker_model: measures the speaker's embedding; None leaves it out.
         strict: raise the first BadAudio instead.
 
     Raises:
@@ -119,7 +128,24 @@ def pool_of(
     if not parts:
         why = f": {rejected[0]}" if rejected else ""
         raise ManifestError(f"the reference has no recording that can be used{why}")
-    return Pool(torch.cat(parts), features.description, duration_s), rejected
+    speaker = None if speaker_model is None else measured(usable, speaker_model)
+    return Pool(torch.cat(parts), features.description, duration_s, speaker=speaker), rejected
+
+
+def measured(cuts: Iterable[Cut], model: SpeakerModel) -> Measured:
+    """The mean embedding of a speaker's recordings, as far as they can be read and are long enough.
+
+    Raises:
+        ConfigError: none is.
+    """
+    found: list[Embedding] = []
+    for cut in cuts:
+        with suppress(BadAudio, ConfigError):
+            found.append(model.embed(read_audio(cut, model.sampling_rate)))
+    if not found:
+        raise ConfigError("no recording of the reference is long enough to measure the speaker on")
+    mean = np.mean(found, axis=0)
+    return Measured(model.fingerprint, tuple((mean / np.linalg.norm(mean)).tolist()))
 
 
 def make_pool(config: PoolConfig) -> Pool:
@@ -132,21 +158,32 @@ def make_pool(config: PoolConfig) -> Pool:
     """
     cuts = of_speaker(reference_cuts(config.reference), config.speaker, config.without)
     features = Features.open(config.features, device=config.device)
-    options = [config.trim, config.thin, config.seed, config.save_dtype, config.window_s, config.overlap_s]
+    speaker_model = None
+    if config.speaker_model is not None:
+        speaker_model = load_speaker_model(config.speaker_model, device=config.device)
+    measures = None if speaker_model is None else speaker_model.fingerprint
+    options = [config.trim, config.thin, config.seed, config.save_dtype, config.window_s, config.overlap_s, measures]
     contents = [cut.row() if isinstance(cut, BadAudio) else inputs_of(cut) for cut in cuts]
     inputs = sha256([features.fingerprint, options, contents, config.strict])
     out = Path(config.out)
     if is_up_to_date(out, inputs):
         log.info("%s is up to date", out)
         return Pool.load(out)
-    pool, rejected = pool_of(cuts, features, windows=config.windows, trim=config.trim, strict=config.strict)
+    pool, rejected = pool_of(
+        cuts,
+        features,
+        windows=config.windows,
+        trim=config.trim,
+        speaker_model=speaker_model,
+        strict=config.strict,
+    )
     if config.thin is not None:
         pool = pool.thinned(config.thin, config.seed, pick_device(config.device))
     frames = pool.frames.to(getattr(torch, config.save_dtype))
     if not torch.isfinite(frames).all():
         raise ConfigError(f"a feature does not fit {config.save_dtype}: use --save-dtype float32")
     write_jsonl(out / "rejected.jsonl", (error.row() for error in rejected))
-    pool = Pool(frames, pool.features, pool.duration_s, inputs)
+    pool = replace(pool, frames=frames, inputs=inputs)
     pool.save(out)
     return pool
 

@@ -4,10 +4,11 @@ pool.json               format version, the features' identity, how many frames 
 frames.safetensors      (N, D) frames; read from disk as they are needed
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -23,6 +24,24 @@ FORMAT = "voxtok-pool"
 VERSION = 1
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A speaker embedding.
+
+    Attributes:
+        model: fingerprint of what measured it.
+        embedding: of unit length.
+    """
+
+    model: str
+    embedding: tuple[float, ...]
+
+    def towards(self, other: "Measured", share: float) -> "Measured":
+        """The embedding on the line to another one's, at unit length."""
+        between = (1 - share) * np.array(self.embedding) + share * np.array(other.embedding)
+        return Measured(self.model, tuple((between / np.linalg.norm(between)).tolist()))
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Frames to match with.
@@ -32,12 +51,14 @@ class Pool:
         features: what the frames are, as `Features.description` says it.
         duration_s: of the speech that they were computed from.
         inputs: hash of all that decided the pool, or "" where it was made by hand.
+        speaker: the speaker's embedding, for vocoders that are told who speaks; None where it was not measured.
     """
 
     frames: torch.Tensor
     features: dict[str, Any]
     duration_s: float
     inputs: str = ""
+    speaker: Measured | None = None
 
     def save(self, folder: Path | str) -> None:
         """Write the folder; pool.json comes last, so that one that opens is complete."""
@@ -45,6 +66,7 @@ class Pool:
         (folder / "pool.json").unlink(missing_ok=True)
         write_bytes(folder / "frames.safetensors", save({"frames": self.frames.contiguous()}))
         described = {"format": FORMAT, "version": VERSION, "features": self.features, "inputs": self.inputs}
+        described["speaker"] = None if self.speaker is None else asdict(self.speaker)
         shape = {"frames": len(self.frames), "width": self.frames.shape[1], "duration_s": round(self.duration_s, 3)}
         write_json(folder / "pool.json", {**described, **shape})
 
@@ -64,7 +86,9 @@ class Pool:
             raise CorruptFile(f"{folder / 'frames.safetensors'} cannot be read: {one_line(error)}") from error
         if list(frames.shape) != [described["frames"], described["width"]]:
             raise CorruptFile(f"{folder}: frames.safetensors has {list(frames.shape)}, pool.json says otherwise")
-        return cls(frames, described["features"], described["duration_s"], described["inputs"])
+        found = described["speaker"]
+        speaker = None if found is None else Measured(found["model"], tuple(found["embedding"]))
+        return cls(frames, described["features"], described["duration_s"], described["inputs"], speaker)
 
     def thinned(self, num_frames: int, seed: int, device: torch.device) -> "Pool":
         """At most `num_frames` of the frames, spread over all: the most typical frame of each k-means cluster.
@@ -100,7 +124,7 @@ def read_pool_description(folder: Path) -> dict[str, Any]:
     """
     if not is_pool(folder):
         raise CorruptFile(f"{folder}: not a pool (no pool.json): `voxtok pool` makes one")
-    keys = ("features", "inputs", "frames", "width", "duration_s")
+    keys = ("features", "inputs", "frames", "width", "duration_s", "speaker")
     return read_description(folder / "pool.json", FORMAT, VERSION, keys)
 
 
