@@ -157,7 +157,6 @@ class _Ended:
 
     def hypotheses(self, trace: Traceback) -> list[list[Hypothesis]]:
         """For each utterance, from the best down."""
-        return [
-            [Hypothesis(numbers_of(trace.read(utterance, place, length)), score) for score, length, place in found]
-            for utterance, found in enumerate(self._found)
-        ]
+        ends = [(utterance, place, length) for utterance, row in enumerate(self._found) for _, length, place in row]
+        texts = iter(trace.read(ends))
+        return [[Hypothesis(numbers_of(next(texts)), score) for score, _, _ in row] for row in self._found]

@@ -32,27 +32,21 @@ def ctc_greedy(log_probs: Padded) -> list[Hypothesis]:
     return [Hypothesis(tuple(row[keep].tolist()), total) for row, keep, total in zip(labels, kept, totals, strict=True)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Beam:
-    """K prefixes of each utterance, all (B, K)."""
+    """K prefixes of each utterance."""
 
-    blank: torch.Tensor  # log-probability of the paths that end in blank
-    label: torch.Tensor  # of those that end in the last number
-    hashed: torch.Tensor  # identity of the prefix
-    parent: torch.Tensor  # identity of the prefix without its last number
-    last: torch.Tensor  # last number, BLANK where the prefix is empty
-    extra: torch.Tensor  # weighted language model score and bonus
-    state: torch.Tensor  # of the language model
+    scores: torch.Tensor  # (B, K, 3) of the paths that end in blank, of those that end in the last number, and fusion's
+    keys: torch.Tensor  # (B, K, 4) identity, that of the parent, last number (BLANK where empty), fusion's state
 
     @property
     def total(self) -> torch.Tensor:
-        """Log-probability of the prefix by CTC alone."""
-        return torch.logaddexp(self.blank, self.label)
+        """(B, K) log-probability of the prefix by CTC alone."""
+        return torch.logaddexp(self.scores[..., 0], self.scores[..., 1])
 
     def kept(self, other: "_Beam", active: torch.Tensor) -> "_Beam":
-        """`other` where an utterance (B,) is active, else this."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Beam(*(torch.where(active[:, None], new, old) for old, new in pairs))
+        """`other` where an utterance (B, 1, 1) is active, else this."""
+        return _Beam(torch.where(active, other.scores, self.scores), torch.where(active, other.keys, self.keys))
 
 
 def ctc_prefix_beam(
@@ -80,23 +74,26 @@ def ctc_prefix_beam(
     likely, numbers = values[:, :, BLANK + 1 :].topk(candidates, dim=2)  # (B, T, C)
     numbers = numbers + BLANK + 1
     prefixes = _start(len(values), beam, values.device, fusion)
+    own = torch.arange(beam, device=values.device).expand(len(values), beam)
     trace = Traceback()
-    for frame in range(int(lengths.max()) if len(lengths) else 0):
-        active = frame < lengths
+    ends = lengths.tolist()
+    for frame in range(max(ends, default=0)):
         grown, parents, written = _step(prefixes, values[:, frame], likely[:, frame], numbers[:, frame], fusion)
-        prefixes = prefixes.kept(grown, active)
-        own = torch.arange(beam, device=parents.device).expand_as(parents)
-        trace.add(torch.where(active[:, None], parents, own), written.masked_fill(~active[:, None], NOTHING))
-    return trace.hypotheses(prefixes.total + prefixes.extra + fusion.final(prefixes.state), nbest)
+        if frame >= min(ends):  # some have ended
+            active = (frame < lengths)[:, None]
+            grown = prefixes.kept(grown, active[..., None])
+            parents, written = torch.where(active, parents, own), written.masked_fill(~active, NOTHING)
+        prefixes = grown
+        trace.add(parents, written)
+    return trace.hypotheses(prefixes.total + prefixes.scores[..., 2] + fusion.final(prefixes.keys[..., 3]), nbest)
 
 
 def _start(batch: int, beam: int, device: torch.device, fusion: Fusion) -> _Beam:
     """The empty prefix, and nothing else."""
-    never = torch.full((batch, beam), NEVER, device=device)
-    blank = never.clone()
-    blank[:, 0] = 0.0
-    zeros = torch.zeros(batch, beam, dtype=torch.int64, device=device)
-    return _Beam(blank, never, zeros, zeros - 1, zeros, torch.zeros_like(never), zeros + fusion.start)
+    scores = torch.full((batch, beam, 3), NEVER, device=device)
+    scores[:, 0, 0] = scores[..., 2] = 0.0
+    keys = torch.tensor([0, -1, BLANK, fusion.start], device=device).expand(batch, beam, 4)
+    return _Beam(scores, keys)
 
 
 def _step(
@@ -107,43 +104,38 @@ def _step(
     Returns:
         The new beam, each entry's place in the old one, and the number it appended or NOTHING.
     """
-    total, own = old.total, frame.gather(1, old.last)  # own: log-probability of the last number again, (B, K)
+    after_blank, after_label, extra = old.scores.unbind(2)  # each (B, K)
+    hashed, parent, last, state = old.keys.unbind(2)
+    total, own = old.total, frame.gather(1, last)  # own: log-probability of the last number again
+    # A prefix grows by a number; after itself, a number needs a blank between.
+    repeats = numbers[:, None] == last[..., None]  # (B, K, C)
+    grown = torch.where(repeats, after_blank[..., None], total[..., None]) + likely[:, None]
+    # Where what it grows to is in the beam already, the paths are added up there.
+    makes = (hashed[..., None] == parent[:, None]) & (total > NEVER)[:, None]  # (B, K, K)
+    again = last[..., None] == last[:, None]
+    joined = torch.where(again, after_blank[..., None], total[..., None]).masked_fill(~makes, NEVER).amax(dim=1) + own
+    grown = grown.masked_fill((makes.float() @ repeats.float()) > 0, NEVER)
     # A prefix stays: a blank, or its last number held.
     blank = total + frame[:, BLANK, None]
-    label = old.label + own
-    # A prefix grows by a number; after itself, a number needs a blank between.
-    after_blank = numbers[:, None] == old.last[:, :, None]  # (B, K, C)
-    grown = torch.where(after_blank, old.blank[:, :, None], total[:, :, None]) + likely[:, None]
-    # Where what it grows to is in the beam already, the paths are added up there.
-    alive = total > NEVER
-    makes = (old.hashed[:, :, None] == old.parent[:, None]) & alive[:, :, None] & alive[:, None]  # (B, K, K)
-    repeats = old.last[:, :, None] == old.last[:, None]
-    joined = torch.where(repeats, old.blank[:, :, None], total[:, :, None]) + own[:, None]
-    label = torch.logaddexp(label, joined.masked_fill(~makes, NEVER).amax(dim=1))
-    twice = (makes.float() @ (old.last[:, :, None] == numbers[:, None]).float()) > 0
-    grown = grown.masked_fill(twice, NEVER)
+    label = torch.logaddexp(after_label + own, joined)
 
-    gained, state = fusion.score(old.state[:, :, None].expand_as(grown), numbers[:, None].expand_as(grown))
-    extra = old.extra[:, :, None] + gained
+    gained, states = fusion.score(state[..., None].expand_as(grown), numbers[:, None].expand_as(grown))
+    extras = extra[..., None] + gained
     beam, width = grown.shape[1:]
-    scores = torch.cat([torch.logaddexp(blank, label) + old.extra, (grown + extra).flatten(1)], dim=1)
-    _, places = scores.topk(beam, dim=1)
+    ranking = torch.cat([torch.logaddexp(blank, label) + extra, (grown + extras).flatten(1)], dim=1)
+    places = ranking.topk(beam, dim=1).indices
     stays = places < beam
     cell = (places - beam).clamp(min=0)  # of grown, flattened
     parents = torch.where(stays, places, cell // width)
     appended = pick(numbers, cell % width)
-    inherited = pick(old.hashed, parents)
 
-    def either(stayed: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
-        return torch.where(stays, pick(stayed, parents), changed)
-
+    stayed = torch.stack([blank, label, extra], dim=2)
+    scores = stayed.gather(1, parents[..., None].expand_as(stayed))
+    keys = old.keys.gather(1, parents[..., None].expand_as(old.keys))
+    longer_scores = [torch.full_like(extra, NEVER), pick(grown.flatten(1), cell), pick(extras.flatten(1), cell)]
+    longer_keys = [keys[..., 0] * HASH + appended, keys[..., 0], appended, pick(states.flatten(1), cell)]
     new = _Beam(
-        blank=either(blank, torch.full_like(blank, NEVER)),
-        label=either(label, pick(grown.flatten(1), cell)),
-        hashed=torch.where(stays, inherited, inherited * HASH + appended),
-        parent=either(old.parent, inherited),
-        last=either(old.last, appended),
-        extra=either(old.extra, pick(extra.flatten(1), cell)),
-        state=either(old.state, pick(state.flatten(1), cell)),
+        torch.where(stays[..., None], scores, torch.stack(longer_scores, dim=2)),
+        torch.where(stays[..., None], keys, torch.stack(longer_keys, dim=2)),
     )
     return new, parents, torch.where(stays, NOTHING, appended)

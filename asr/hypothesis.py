@@ -1,5 +1,6 @@
 """Hypotheses: what a search returns, and the traceback that all searches over frames share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,46 +30,48 @@ class Traceback:
     """Which beam entry each entry came from, and what it wrote, step by step: texts are put together at the end."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._utterance = -1
-        self._read: list[tuple[list[int], list[int]]] = []
+        self._parents: list[torch.Tensor] = []
+        self._written: list[torch.Tensor] = []
 
     def add(self, parents: torch.Tensor, written: torch.Tensor) -> None:
         """One step: (B, K) places in the beam before, and (B, K) numbers or NOTHING."""
-        self._steps.append((parents, written))
+        self._parents.append(parents)
+        self._written.append(written)
 
-    def read(self, utterance: int, place: int, steps: int | None = None) -> list[tuple[int, int]]:
-        """The (number, step) pairs behind one entry of the beam after so many steps, all by default."""
-        found: list[tuple[int, int]] = []
-        rows = self._rows(utterance)[:steps]
-        for step in reversed(range(len(rows))):
-            parents, written = rows[step]
-            if written[place] != NOTHING:
-                found.append((written[place], step))
-            place = parents[place]
-        return found[::-1]
-
-    def _rows(self, utterance: int) -> list[tuple[list[int], list[int]]]:
-        if self._utterance != utterance or len(self._read) != len(self._steps):
-            self._utterance = utterance
-            pairs = [torch.stack([parents[utterance], written[utterance]]) for parents, written in self._steps]
-            self._read = torch.stack(pairs).tolist() if pairs else []
-        return self._read
+    def read(self, ends: Sequence[tuple[int, int, int]]) -> list[list[tuple[int, int]]]:
+        """The (number, step) pairs behind each of `ends`: (utterance, place in the beam, steps done by then)."""
+        if not self._parents:
+            return [[] for _ in ends]
+        tables = torch.stack([torch.stack(self._parents), torch.stack(self._written)]).cpu()  # (2, steps, B, K)
+        found: list[list[tuple[int, int]]] = []
+        for utterance, place, steps in ends:
+            parents, written = tables[:, :, utterance].numpy()
+            pairs: list[tuple[int, int]] = []
+            for step in range(steps - 1, -1, -1):
+                if written[step, place] != NOTHING:
+                    pairs.append((int(written[step, place]), step))
+                place = int(parents[step, place])
+            found.append(pairs[::-1])
+        return found
 
     def hypotheses(self, scores: torch.Tensor, nbest: int, *, frames: bool = False) -> list[list[Hypothesis]]:
         """The best `nbest` of each utterance, best first; (B, K) scores, entries that cannot be are left out.
 
         With `frames`, a step is a frame of the encoder.
         """
-        found: list[list[Hypothesis]] = []
-        for utterance, row in enumerate(scores.tolist()):
-            places = sorted((place for place in range(len(row)) if row[place] > NEVER), key=lambda place: -row[place])
-            found.append([self._hypothesis(utterance, place, row[place], frames) for place in places[:nbest]])
+        steps, rows = len(self._parents), scores.tolist()
+        best = [
+            sorted((place for place, score in enumerate(row) if score > NEVER), key=row.__getitem__, reverse=True)[
+                :nbest
+            ]
+            for row in rows
+        ]
+        ends = [(utterance, place, steps) for utterance, places in enumerate(best) for place in places]
+        found: list[list[Hypothesis]] = [[] for _ in rows]
+        for (utterance, place, _), pairs in zip(ends, self.read(ends), strict=True):
+            when = tuple(step for _, step in pairs) if frames else None
+            found[utterance].append(Hypothesis(numbers_of(pairs), rows[utterance][place], when))
         return found
-
-    def _hypothesis(self, utterance: int, place: int, score: float, frames: bool) -> Hypothesis:
-        pairs = self.read(utterance, place)
-        return Hypothesis(numbers_of(pairs), score, tuple(step for _, step in pairs) if frames else None)
 
 
 def pick(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -76,6 +79,6 @@ def pick(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return values.gather(1, places)
 
 
-def numbers_of(pairs: list[tuple[int, int]]) -> tuple[int, ...]:
+def numbers_of(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """The numbers of (number, step) pairs."""
     return tuple(number for number, _ in pairs)
