@@ -16,7 +16,6 @@ from voxtok.asr.inputs import Inputs
 from voxtok.asr.padded import Padded, pad
 from voxtok.asr.text import TextModel
 from voxtok.runtime.distributed import Ranks
-from voxtok.tokenize.batches import plan_batches
 
 JITTER = 0.1
 """Lengths are stretched by up to this share before they are sorted, so that batches differ from epoch to epoch."""
@@ -126,11 +125,20 @@ def ctc_frames(numbers: Sequence[int]) -> int:
 
 
 def plan_epoch(lengths: Sequence[int], batch_frames: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every utterance once, in batches of at most `batch_frames` with their padding, in random order."""
+    """Every utterance once, in batches of at most `batch_frames` with their padding, in random order.
+
+    An utterance longer than that has a batch of its own. Worked: lengths 3 4 9 with 10 give [3 4] and [9].
+    """
     rng = np.random.default_rng([seed, epoch])
-    stretched = np.ceil(np.asarray(lengths) * rng.uniform(1, 1 + JITTER, len(lengths))).astype(int)
-    batches = plan_batches(list(enumerate(stretched.tolist())), batch_frames)
-    return [batches[place] for place in rng.permutation(len(batches))]
+    planned: list[list[int]] = []
+    longest = 0
+    for item in np.argsort(lengths * rng.uniform(1, 1 + JITTER, len(lengths)), kind="stable").tolist():
+        longest = max(longest, lengths[item])
+        if not planned or (len(planned[-1]) + 1) * longest > batch_frames:
+            planned.append([])
+            longest = lengths[item]
+        planned[-1].append(item)
+    return [planned[place] for place in rng.permutation(len(planned))]
 
 
 def batches(

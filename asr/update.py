@@ -84,7 +84,7 @@ class Run:
 def start_run(recognizer: Recognizer, schedule: ScheduleConfig, out: Path, rejected: Sequence[dict[str, str]]) -> Run:
     """A run before its first update."""
     groups = parameter_groups(recognizer.parameters(), schedule.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(0.9, 0.98), eps=1e-9)
+    optimizer = torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(0.9, 0.98), eps=1e-9, fused=True)
     average = MovingAverage(recognizer, schedule.average_decay)
     return Run(recognizer, optimizer, average, BestWeights(out / "best", schedule.average_best), list(rejected))
 

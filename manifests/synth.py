@@ -47,6 +47,8 @@ class SynthConfig:
     """Utterances of each speaker."""
     seed: int
     """Draws the speakers and the sentences."""
+    first_speaker: int = 0
+    """Number of the first speaker: parts of one corpus, of equal seed and utterances, share no speaker or sentence."""
     languages: str = "en-us"
     """Languages or accents of espeak-ng, separated by commas; speakers take turns: en-us,en-gb."""
     sentences: str | None = None
@@ -60,8 +62,8 @@ class SynthConfig:
         for name in ("speakers", "utterances"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be at least 1")
-        if self.seed < 0:
-            raise ConfigError("--seed must not be negative")
+        if self.seed < 0 or self.first_speaker < 0:
+            raise ConfigError("--seed and --first-speaker must not be negative")
         if self.workers is not None and self.workers < 1:
             raise ConfigError("--workers must be at least 1")
         if not self.prefix or any(letter.isspace() or letter == "/" for letter in self.prefix):
@@ -90,7 +92,8 @@ def synthesize(config: SynthConfig) -> CorpusSize:
     if repeats:
         print(f"{config.sentences}: {len(set(texts))} sentences for {len(texts)} utterances, so they repeat")
     (out / "synth.json").unlink(missing_ok=True)
-    speakers = [draw_speaker(index, config.seed, codes) for index in range(config.speakers)]
+    numbers = range(config.first_speaker, config.first_speaker + config.speakers)
+    speakers = [draw_speaker(number, config.seed, codes) for number in numbers]
     with tempfile.TemporaryDirectory(prefix="voxtok-espeak-") as data:
         espeak.prepare_data(
             Path(data), {s.voice.variant: espeak.variant_text(s.variant, s.formant_scale) for s in speakers}
@@ -141,9 +144,10 @@ def _languages(config: SynthConfig) -> list[str]:
 
 def _texts(config: SynthConfig, codes: Sequence[str]) -> tuple[list[str], bool]:
     """A sentence for every utterance, speaker by speaker, and whether sentences repeat."""
-    count = config.speakers * config.utterances
+    first = config.first_speaker * config.utterances
+    count = first + config.speakers * config.utterances
     if config.sentences is None:
-        return sentences(count, config.seed), False
+        return sentences(count, config.seed)[first:], False
     try:
         lines = Path(config.sentences).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -155,7 +159,7 @@ def _texts(config: SynthConfig, codes: Sequence[str]) -> tuple[list[str], bool]:
     texts: list[str] = []
     while len(texts) < count:
         texts += sorted(known, key=lambda line: order.random())
-    return texts[:count], len(known) < count
+    return texts[first:count], len(known) < count
 
 
 def _tasks(

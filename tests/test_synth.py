@@ -134,6 +134,16 @@ def test_speakers_differ(cuts: list[Cut]) -> None:
     assert speakers[3] == draw_speaker(3, 7, ["en-us", "en-gb"])
 
 
+def test_parts_of_a_corpus_share_no_speaker_and_no_sentence(tmp_path: Path) -> None:
+    """Speakers 0 and 1 made apart are those made together."""
+    whole = settings(tmp_path / "whole", speakers=2, utterances=2)
+    second = settings(tmp_path / "second", speakers=1, utterances=2, first_speaker=1)
+    synthesize(whole)
+    synthesize(second)
+    together = [(cut.id, cut.supervisions[0].text) for cut in load_cuts(tmp_path / "whole")]
+    assert [(cut.id, cut.supervisions[0].text) for cut in load_cuts(tmp_path / "second")] == together[2:]
+
+
 def test_about_fifty_english_phones(tmp_path: Path) -> None:
     text = tmp_path / "words.txt"
     text.write_text(
