@@ -94,6 +94,10 @@ def test_many_sentences_are_said_as_each_alone(folder: Path, tmp_path: Path) -> 
     texts = str(tmp_path / "texts.txt")
     summary = say(replace(one, words=(str(folder / "timed"),), texts=texts, out=str(tmp_path / "all")))
     assert summary is not None and summary["utterances"] == 2
+    assert set(summary["failures"]) == {"early stop", "too long", "loop", "silence"}
+    cuts = load_cuts(tmp_path / "all" / "cuts.jsonl.gz")
+    failed = [cut.supervisions[0].custom["failure"] for cut in cuts if cut.supervisions[0].custom["failure"]]
+    assert sum(summary["failures"].values()) == len(failed)
     say(one)
     assert (tmp_path / "one.wav").read_bytes() == (tmp_path / "all" / "audio" / "0001.wav").read_bytes()
 

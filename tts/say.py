@@ -2,7 +2,7 @@
 
 out/audio/*.wav, cuts.jsonl.gz    the speech; the supervisions have the texts, and the tokens in their custom fields
 out/rejected.jsonl                what could not be said, and why
-out/summary.json                  counts, seconds of speech, real-time factor
+out/summary.json                  counts, failures, seconds of speech, real-time factor
 """
 
 import time
@@ -11,25 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lhotse import SupervisionSegment
-from lhotse.cut import Cut, MonoCut
-from lhotse.utils import fastcopy
-
 from voxtok.manifests.audio import read_audio
-from voxtok.manifests.cuts import load_cuts, unique_cuts
-from voxtok.manifests.tokens import TokenSequence, words
+from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
 from voxtok.runtime.errors import BadAudio, BadText, ConfigError
 from voxtok.runtime.files import read_json, sha256, sha256_file, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tts.failures import failure_of
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.refinement import Decoding
+from voxtok.tts.sentences import count_failures, read_sentences, said_text, with_tokens
 from voxtok.tts.synthesizer import Speaker, Synthesizer
 from voxtok.tts.text_to_tokens import AtOnce, OneByOne, TextToTokens, is_lm, key_of_model
 from voxtok.tts.tts_lm import Drawing, LmSynthesizer
-from voxtok.tts.utterances import text_of
 from voxtok.tts.voice import Voice, reference_voice, vocoder_voice
 from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
 from voxtok.vocoder.conversion import Blend
@@ -38,8 +35,6 @@ from voxtok.vocoder.speaker import load_speaker_model
 
 AT_ONCE = 32
 """Sentences whose tokens are made together; changes no result."""
-LONGEST_S = 86400.0
-"""Of a sentence that is not said yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,12 +219,13 @@ def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any]
     with Progress("say", None) as progress:
         for start in range(0, len(todo), AT_ONCE):
             part = todo[start : start + AT_ONCE]
-            for order, said in zip(part, talker.say([_text(order.source) for order in part]), strict=True):
+            for order, said in zip(part, talker.say([said_text(order.source) for order in part]), strict=True):
                 if isinstance(said, BadText):
                     folder.add(order, BadAudio(order.source.id, "text", str(said)), rate)
                     continue
                 tokens, samples = said
-                folder.add(replace(order, source=_with_tokens(order.source, tokens)), samples, rate)
+                failure = failure_of(said_text(order.source), tokens, samples, rate)
+                folder.add(replace(order, source=with_tokens(order.source, tokens, failure)), samples, rate)
                 speech_s += len(samples) / rate
                 progress.add(len(samples) / rate)
     spent_s = time.perf_counter() - begun
@@ -240,46 +236,9 @@ def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any]
         found: dict[str, Any] = read_json(out / "summary.json")
         return found
     summary = _summary(counts["utterances"], counts["rejected"], speech_s, spent_s, 0.0)
+    summary["failures"] = count_failures(out)
     write_json(out / "summary.json", summary)
     return summary
-
-
-def read_sentences(path: str, text_field: str) -> list[Cut | BadAudio]:
-    """Sentences as cuts without audio: of a text file, numbered from 1, or of Lhotse cuts, which keep their ids.
-
-    Raises:
-        ConfigError: a text file that cannot be read, or without sentences.
-        ManifestError: no cuts are there.
-    """
-    if Path(path).suffix == ".txt":
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--texts {path}: {error}") from error
-        texts = [line.strip() for line in lines if line.strip()]
-        if not texts:
-            raise ConfigError(f"--texts {path}: no sentence in it")
-        digits = max(4, len(str(len(texts))))
-        return [_sentence(f"{number:0{digits}d}", text) for number, text in enumerate(texts, start=1)]
-    found: list[Cut | BadAudio] = []
-    for cut, twice in unique_cuts(load_cuts(path)):
-        found.append(twice or _sentence(cut.id, text_of(cut, text_field)))
-    return found
-
-
-def _sentence(name: str, text: str) -> Cut:
-    segment = SupervisionSegment(name, name, 0.0, LONGEST_S, text=text)
-    return MonoCut(name, 0.0, LONGEST_S, 0, supervisions=[segment])
-
-
-def _text(cut: Cut) -> str:
-    return str(cut.supervisions[0].text or "")
-
-
-def _with_tokens(cut: Cut, tokens: TokenSequence) -> Cut:
-    """The sentence with its tokens, one a frame, as `words` writes them."""
-    custom = {"tokens": words(tokens.expand()), "frame_rate_hz": tokens.frame_rate_hz}
-    return fastcopy(cut, supervisions=[fastcopy(cut.supervisions[0], custom=custom)])
 
 
 def _speaker(config: SayConfig, model: Synthesizer) -> Speaker | None:
@@ -314,4 +273,7 @@ def main(argv: Sequence[str]) -> int:
         f"{summary['utterances']} sentences, {summary['speech_s']:.2f} s of speech -> {config.out}; "
         f"{summary['rejected']} rejected, {summary['real_time_factor']:.3f} s of computation for 1 s of speech"
     )
+    failed = [f"{count} {failure}" for failure, count in summary.get("failures", {}).items() if count]
+    if failed:
+        print(f"not as it should be: {', '.join(failed)} (see failure in {config.out}/cuts.jsonl.gz)")
     return 1 if summary["rejected"] and not summary["utterances"] else 0

@@ -151,7 +151,7 @@ def reference_voice(
     else:
         config = features if upstream is None else FeatureConfig(**{**vars(features), "upstream": upstream})
         opened = Features.open(config, device=device)
-        pool, _ = pool_of(reference_cuts(reference), opened, windows=None, trim=False)
+        pool, _ = pool_of(reference_cuts(reference), opened, windows=None, trim=False, speaker_model=None)
     converter = Converter(vocoder, pool, blend)
     return ReferenceVoice(converter, centroids, [vocoder_key(folder), vars(blend), converter.pools_sha256])
 
