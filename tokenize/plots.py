@@ -105,10 +105,10 @@ def heat_map(shares: npt.NDArray[np.floating], rows: Sequence[str], x_label: str
     """(R, C) shares from 0 (no colour) to 1 (blue), opaque by their square root; one labelled row each."""
     row, left = 10, 34
     height = row * len(rows) + 24
-    png = base64.b64encode(_png(np.rint(np.sqrt(np.clip(shares, 0, 1)) * 255).astype(np.uint8))).decode()
+    image = base64.b64encode(png(np.rint(np.sqrt(np.clip(shares, 0, 1)) * 255).astype(np.uint8))).decode()
     parts = [
         f'<image x="{left}" y="0" width="{WIDTH - left}" height="{row * len(rows)}" preserveAspectRatio="none" '
-        f'style="image-rendering:pixelated" href="data:image/png;base64,{png}"/>',
+        f'style="image-rendering:pixelated" href="data:image/png;base64,{image}"/>',
         f'<rect class="frame" x="{left}" y="0" width="{WIDTH - left}" height="{row * len(rows)}"/>',
         f'<text class="mid" x="{(left + WIDTH) / 2}" y="{height - 6}">{escape(x_label)}</text>',
     ]
@@ -157,7 +157,7 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _png(levels: npt.NDArray[np.uint8]) -> bytes:
+def png(levels: npt.NDArray[np.uint8]) -> bytes:
     """(R, C) opacities of one colour as a paletted PNG."""
     rows, columns = levels.shape
     raw = b"".join(b"\0" + row.tobytes() for row in levels)

@@ -1,0 +1,85 @@
+"""Comparing synthetic speech with recordings: scores, error rates over all utterances, and the page."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
+from tests.toy_tokenizer import saved_toy_tokenizer
+from voxtok.manifests.cuts import load_cuts, save_cuts
+from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.files import read_json
+from voxtok.vocoder.speech_quality import QualityConfig, main, quality, summary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recordings, and noisy copies of two of them."""
+    folder = tmp_path_factory.mktemp("pairs")
+    write_toy_corpus(folder / "real", [2.0, 1.5, 1.0])
+    write_toy_corpus(folder / "made", [2.0, 1.5])
+    rng = np.random.default_rng(0)
+    for index, duration_s in enumerate([2.0, 1.5]):
+        samples, _ = toy_speech(duration_s, seed=index)
+        noisy = samples + 0.02 * rng.normal(size=len(samples)).astype(np.float32)
+        sf.write(folder / "made" / "audio" / f"utt{index:03d}.wav", noisy, RATE, subtype="FLOAT")
+    saved_toy_tokenizer(folder / "tokenizer")
+    return folder
+
+
+def config(folder: Path, out: Path, **changes: object) -> QualityConfig:
+    known = {
+        "reference": str(folder / "real"), "synthetic": str(folder / "made"), "out": str(out), "aligned": True,
+        "tokenizer": str(folder / "tokenizer"), "examples": 1, "device": "cpu",
+    }  # fmt: skip
+    return QualityConfig(**{**known, **changes})  # type: ignore[arg-type]
+
+
+def test_scores_and_page(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pystoi")
+    report = quality(config(folder, tmp_path))
+    assert report == read_json(tmp_path / "vocoder_quality.json")
+    assert report["utterances"] == 2
+    scores = report["scores"]
+    assert 0 < scores["mel_distance"] < 2 and 0 < scores["mcd_db"] and scores["voicing_error"] < 0.5
+    assert 0 < scores["unit_error_rate"] < 1.5
+    page = (tmp_path / "vocoder_quality.html").read_text()
+    assert page.count("<audio") == 2 and page.count("<img") == 2
+    assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing to load
+    assert "unit error rate" in page and "utt001" in page
+
+
+def test_recordings_compared_with_themselves_are_perfect(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pystoi")
+    report = quality(config(folder, tmp_path, synthetic=str(folder / "real"), examples=0))
+    scores = report["scores"]
+    assert report["utterances"] == 3
+    for name in ("mel_distance", "mcd_db", "log_f0_rmse", "voicing_error", "unit_error_rate"):
+        assert scores[name] == pytest.approx(0, abs=1e-6)
+    assert scores["speaker_similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_not_aligned_is_warped(folder: Path, tmp_path: Path) -> None:
+    words = ["--reference", str(folder / "real"), "--synthetic", str(folder / "made"), "--out", str(tmp_path)]
+    assert main([*words, "--aligned", "false", "--device", "cpu"]) == 0
+    assert set(read_json(tmp_path / "vocoder_quality.json")["scores"]) == {"mcd_db", "speaker_similarity"}
+
+
+def test_error_rates_are_over_all_utterances() -> None:
+    """The docstring's: 1 edit in 4 units and 1 in 2 are 2 / 6; a mean leaves out what could not be measured."""
+    rows: list[dict[str, Any]] = [
+        {"unit_edits": 1, "units": 4, "stoi": 0.5},
+        {"unit_edits": 1, "units": 2, "stoi": None},
+    ]
+    assert summary(rows) == {"stoi": 0.5, "unit_error_rate": pytest.approx(2 / 6)}
+
+
+def test_no_common_ids(folder: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others.jsonl"
+    save_cuts(others, (cut for cut in load_cuts(folder / "real") if cut.id == "utt002"))
+    with pytest.raises(ConfigError, match="no cut"):
+        quality(config(folder, tmp_path, reference=str(others)))

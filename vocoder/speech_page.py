@@ -1,0 +1,119 @@
+"""The page of a comparison of speech: scores in words, and recordings beside what was made, to hear and to see."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+
+from voxtok.tokenize.page import card, document, table
+from voxtok.tokenize.plots import png
+from voxtok.vocoder.mel import log_mel, quality_shape
+
+Samples = npt.NDArray[np.float32]
+
+SAYS = {
+    "mel_distance": ("mel distance", "mean difference of log-mel magnitudes (natural logarithm); lower is better", 3),
+    "mcd_db": ("MCD, dB", "distance of mel cepstra 1 .. 24; lower is better", 2),
+    "log_f0_rmse": ("log F0 RMSE", "error of the pitch where both are voiced; 0.06 is a semitone; lower is better", 3),
+    "voicing_error": ("voicing error", "share of frames voiced in one only; lower is better", 3),
+    "stoi": ("STOI", "intelligibility by short-time correlation, 0 to 1; higher is better", 3),
+    "pesq": ("PESQ", "perceived quality by ITU-T P.862.2, 1 to 4.6; higher is better", 2),
+    "speaker_similarity": ("speaker similarity", "cosine of speaker embeddings; higher is better", 3),
+    "utmos": ("UTMOS", "predicted opinion score, 1 to 5; higher is better", 2),
+    "utmos_original": ("UTMOS of the recordings", "the same of the recordings", 2),
+    "unit_error_rate": ("unit error rate", "edits of tokens after tokenizing again, over tokens; lower is better", 3),
+    "wer": ("WER", "word error rate of Whisper on what was made; lower is better", 3),
+    "wer_original": ("WER of the recordings", "the same of the recordings", 3),
+}
+"""Each score's name, what it says and its decimals."""
+PLAYER = """<style>
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 0 24px }
+.pair audio { width: 100% }
+.pair img { width: 100%; height: 130px; background: #fff; border-radius: 6px; image-rendering: auto }
+.pair figure { margin: 8px 0 }
+</style>"""
+RANGE = 9.0
+"""Natural logarithms from the palest to the darkest level of a spectrogram."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One utterance to listen to: (T,) samples of the recording and of what was made in its place."""
+
+    name: str
+    text: str
+    real: Samples
+    made: Samples
+
+
+def speech_page(report: dict[str, Any], examples: Sequence[Example], sampling_rate: int) -> str:
+    """The whole page, self-contained.
+
+    Args:
+        report: what vocoder_quality.json holds.
+        examples: utterances to listen to.
+        sampling_rate: of their samples, Hz.
+    """
+    scores = report["scores"]
+    known = [(name, SAYS[name]) for name in SAYS if name in scores]
+    compared = "frame by frame" if report["config"]["aligned"] else "along a warped path"
+    body = [
+        PLAYER,
+        "<h1>Synthetic speech</h1>",
+        f'<p class="soft">{report["utterances"]} utterances of <code>{escape(report["config"]["synthetic"])}</code> '
+        f"against <code>{escape(report['config']['reference'])}</code>, {compared}.</p>",
+        '<div class="cards">' + "".join(card(f"{scores[n]:.{d}f}", label) for n, (label, _, d) in known) + "</div>",
+        table(
+            ["score", "value", "what it says"], [[label, f"{scores[n]:.{d}f}", says] for n, (label, says, d) in known]
+        ),
+        "<h2>To listen to</h2>",
+        *[_example(example, sampling_rate) for example in examples],
+        "<h2>Every utterance</h2>",
+        _rows(report["rows"], [name for name, _ in known]),
+    ]
+    return document("Synthetic speech", body)
+
+
+def _example(example: Example, sampling_rate: int) -> str:
+    shape = quality_shape(sampling_rate)
+    logs = [log_mel(torch.from_numpy(samples), shape).numpy() for samples in (example.real, example.made)]
+    top = float(max(one.max() for one in logs))
+    sides = "".join(
+        f"<figure><figcaption>{name}</figcaption>{spectrogram(log, top)}{player(samples, sampling_rate)}</figure>"
+        for name, log, samples in zip(("recording", "made"), logs, (example.real, example.made), strict=True)
+    )
+    said = f"<p>{escape(example.text)}</p>" if example.text else ""
+    return f'<h3><code>{escape(example.name)}</code></h3>{said}<div class="pair">{sides}</div>'
+
+
+def spectrogram(logs: npt.NDArray[np.floating], top: float) -> str:
+    """(frames, bands) log magnitudes as an image, low frequencies at the bottom; `top` is darkest."""
+    levels = np.clip((logs - top + RANGE) / RANGE, 0, 1)
+    content = base64.b64encode(png(np.rint(levels.T[::-1] * 255).astype(np.uint8))).decode()
+    return f'<img alt="mel spectrogram" src="data:image/png;base64,{content}">'
+
+
+def player(samples: Samples, sampling_rate: int) -> str:
+    """An audio element that holds the samples as FLAC."""
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(samples, -1, 1), sampling_rate, format="FLAC", subtype="PCM_16")
+    content = base64.b64encode(file.getvalue()).decode()
+    return f'<audio controls preload="none" src="data:audio/flac;base64,{content}"></audio>'
+
+
+def _rows(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """One line an utterance, with the scores that single utterances have."""
+    kept = [name for name in names if any(name in row for row in rows)]
+    lines = [[row["id"], *[_written(row.get(name), SAYS[name][2]) for name in kept]] for row in rows]
+    return table(["utterance", *[SAYS[name][0] for name in kept]], lines)
+
+
+def _written(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
