@@ -18,10 +18,13 @@ from voxtok.asr.text import BLANK
 
 
 class Selectable(Protocol):
-    """What a decoder keeps of N hypotheses."""
+    """What a decoder keeps of N hypotheses, as many of each utterance, in the order of utterances."""
+
+    def repeat(self, count: int) -> Self:
+        """Each hypothesis `count` times."""
 
     def select(self, rows: torch.Tensor) -> Self:
-        """The hypotheses `rows` (M,), in that order."""
+        """The hypotheses `rows` (N,), as many of each utterance and in their order."""
 
 
 S = TypeVar("S", bound=Selectable)
@@ -69,8 +72,7 @@ def attention_beam(
         For each utterance, hypotheses from the best down.
     """
     batch, device = len(ctc.lengths), ctc.lengths.device
-    rows = torch.arange(batch, device=device).repeat_interleave(beam)
-    decoder = start.select(rows)
+    decoder = start.repeat(beam)
     now = _first(ctc, ctc_weight, fusion, beam)
     numbers = torch.full((batch * beam,), sos_eos, device=device)
     never_written = torch.tensor([BLANK, sos_eos], device=device)

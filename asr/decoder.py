@@ -32,25 +32,26 @@ class DecoderConfig:
 
 @dataclass(frozen=True, eq=False)
 class DecoderState:
-    """What a search keeps of N hypotheses.
+    """What a search keeps of N hypotheses, as many of each of B utterances, in the order of utterances.
 
     Attributes:
         past: of each layer, the keys and values (N, heads, S, d) of the S pieces so far.
-        encoded: of each layer, the keys and values (N, heads, T, d) of the encoder's frames.
-        inside: (N, 1, 1, T) bool, which of those frames are real.
+        encoded: of each layer, the keys and values (B, heads, T, d) of the encoder's frames.
+        inside: (B, 1, 1, T) bool, which of those frames are real.
     """
 
     past: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     encoded: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     inside: torch.Tensor
 
+    def repeat(self, count: int) -> "DecoderState":
+        """Each hypothesis `count` times."""
+        return self.select(torch.arange(len(self.past[0][0]), device=self.inside.device).repeat_interleave(count))
+
     def select(self, rows: torch.Tensor) -> "DecoderState":
-        """The state of hypotheses `rows` (M,), in that order; one may come several times."""
-        return DecoderState(
-            tuple((keys[rows], values[rows]) for keys, values in self.past),
-            tuple((keys[rows], values[rows]) for keys, values in self.encoded),
-            self.inside[rows],
-        )
+        """The state of hypotheses `rows` (N,), which must be as many of each utterance, in the order of utterances."""
+        past = tuple((keys[rows], values[rows]) for keys, values in self.past)
+        return DecoderState(past, self.encoded, self.inside)
 
 
 class Decoder(nn.Module):
@@ -126,7 +127,8 @@ class DecoderLayer(nn.Module):
         new = self.own.keys_values(normed)
         kept = (torch.cat([past[0], new[0]], dim=2), torch.cat([past[1], new[1]], dim=2))
         hidden = hidden + self.dropout(self.own(normed, kept, seen))
-        hidden = hidden + self.dropout(self.cross(self.norms[1](hidden), encoded, inside))
+        together = self.norms[1](hidden).reshape(len(inside), -1, hidden.shape[2])  # (B, N / B * S, width)
+        hidden = hidden + self.dropout(self.cross(together, encoded, inside)).view_as(hidden)
         return hidden + self.dropout(self.forward_part(self.norms[2](hidden))), kept
 
 

@@ -120,7 +120,7 @@ class Recognizer(nn.Module):
         return found
 
     def attention_start(self, encoded: Padded) -> DecoderState:
-        """The decoder's state before sos, one hypothesis for each utterance; `state.select(rows)` repeats and reorders.
+        """The decoder's state before sos, one hypothesis for each utterance; it can be repeated and reordered.
 
         Raises:
             ConfigError: this recognizer has no attention decoder.

@@ -31,6 +31,9 @@ class Prefixes:
     taken: tuple[Numbers, ...]
     seeds: tuple[int, ...]
 
+    def repeat(self, count: int) -> "Prefixes":
+        return self.select(torch.arange(len(self.seeds)).repeat_interleave(count))
+
     def select(self, rows: torch.Tensor) -> "Prefixes":
         chosen = rows.tolist()
         return Prefixes(tuple(self.taken[row] for row in chosen), tuple(self.seeds[row] for row in chosen))

@@ -111,7 +111,7 @@ def test_an_utterance_alone_and_in_a_padded_batch_is_the_same(kind: str) -> None
         assert not batch.values[row, length:].any()
 
 
-@pytest.mark.parametrize("kind", ["conformer", "branchformer"])
+@pytest.mark.parametrize("kind", ["conformer", "branchformer", "e-branchformer"])
 @pytest.mark.parametrize("subsampling", [1, 4])
 @torch.no_grad()
 def test_no_encoder_sees_padding(kind: Any, subsampling: int) -> None:
@@ -158,12 +158,16 @@ def test_the_decoder_step_by_step_is_the_decoder_at_once() -> None:
     recognizer = toy_recognizer(decoder=DecoderConfig(blocks=2, heads=4, inner=64), ctc_weight=0.3)
     assert recognizer.decoder is not None
     encoded = Padded(torch.randn(2, 7, 32), torch.tensor([7, 4]))
-    pieces = torch.tensor([[8, 3, 4, 5], [8, 5, 5, 3]])
-    whole = recognizer.decoder(encoded, pieces).log_softmax(dim=-1)
-    state = recognizer.attention_start(encoded).select(torch.tensor([1, 0, 1]))
+    twice = Padded(encoded.values.repeat_interleave(2, dim=0), encoded.lengths.repeat_interleave(2))
+    pieces = torch.tensor([[8, 3, 4, 5], [8, 5, 5, 3], [8, 3, 3, 4], [8, 5, 4, 4]])  # two of each utterance
+    whole = recognizer.decoder(twice, pieces).log_softmax(dim=-1)
+    state, order = recognizer.attention_start(encoded).repeat(2), torch.arange(4)
     for place in range(4):
-        found, state = recognizer.attention_step(pieces[[1, 0, 1], place], state)
-        torch.testing.assert_close(found, whole[[1, 0, 1], place], atol=1e-5, rtol=1e-4)
+        if place == 2:
+            order = torch.tensor([1, 0, 2, 2])
+            state = state.select(order)
+        found, state = recognizer.attention_step(pieces[order, place], state)
+        torch.testing.assert_close(found, whole[order, place], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
