@@ -9,6 +9,7 @@ from torch import nn
 
 from voxtok.runtime.optional import require
 from voxtok.vocoder.model_config import HifiganConfig
+from voxtok.vocoder.plain_hifigan import PlainHifigan
 from voxtok.vocoder.source import Place
 
 
@@ -23,25 +24,35 @@ def speechbrain_hifigan() -> Any:
     return require("speechbrain.lobes.models.HifiGAN", "speechbrain")
 
 
+def speechbrain_generator(config: HifiganConfig, width_in: int) -> Any:
+    """SpeechBrain's network of this shape; errors as `speechbrain_hifigan`."""
+    return speechbrain_hifigan().HifiganGenerator(
+        in_channels=width_in,
+        out_channels=1,
+        resblock_type="1",
+        resblock_dilation_sizes=[list(config.block_dilations)] * len(config.block_kernels),
+        resblock_kernel_sizes=list(config.block_kernels),
+        upsample_kernel_sizes=list(config.upsample_kernels),
+        upsample_initial_channel=config.channels,
+        upsample_factors=list(config.upsample_factors),
+    )
+
+
 class HifiganGenerator(nn.Module):
     """Hidden frames -> waveforms.
+
+    Args:
+        config: its shape.
+        width_in: channels of hidden frames.
+        plain: the network without SpeechBrain, for imported weights.
 
     Attributes:
         context_frames: frames on either side that a frame's samples depend on.
     """
 
-    def __init__(self, config: HifiganConfig, width_in: int) -> None:
+    def __init__(self, config: HifiganConfig, width_in: int, *, plain: bool) -> None:
         super().__init__()
-        self.net = speechbrain_hifigan().HifiganGenerator(
-            in_channels=width_in,
-            out_channels=1,
-            resblock_type="1",
-            resblock_dilation_sizes=[list(config.block_dilations)] * len(config.block_kernels),
-            resblock_kernel_sizes=list(config.block_kernels),
-            upsample_kernel_sizes=list(config.upsample_kernels),
-            upsample_initial_channel=config.channels,
-            upsample_factors=list(config.upsample_factors),
-        )
+        self.net = PlainHifigan(config, width_in) if plain else speechbrain_generator(config, width_in)
         self.context_frames = reach_frames(config)
 
     def forward(
@@ -49,7 +60,7 @@ class HifiganGenerator(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """Waveforms of (B, N, width_in), zero on padding: (B, N * hop_samples). Pitch and place change nothing.
 
-        Its convolutions reflect the signal at the edges, so utterances of unequal length are computed one by one.
+        Its convolutions see what is beyond the edges, so utterances of unequal length are computed one by one.
         """
         lengths = mask.sum(dim=1).tolist()
         if len(set(lengths)) == 1 and lengths[0] == hidden.shape[1]:

@@ -47,7 +47,7 @@ class VocoderModel(nn.Module):
         if config.generator == "istft":
             self.generator = IstftGenerator(config.istft, config.width, facts.hop_samples, facts.sampling_rate)
         else:
-            self.generator = HifiganGenerator(config.hifigan, config.width)
+            self.generator = HifiganGenerator(config.hifigan, config.width, plain=config.generator == "plain-hifigan")
         self.durations = Durations(config.width) if config.durations else None
         self.context_frames: int = self.generator.context_frames
 

@@ -61,8 +61,8 @@ class HifiganConfig:
 class ModelConfig:
     """The shape of a vocoder."""
 
-    generator: Literal["istft", "hifigan"] = "istft"
-    """istft is several times faster; hifigan needs the extra `speechbrain`."""
+    generator: Literal["istft", "hifigan", "plain-hifigan"] = "istft"
+    """istft is several times faster; hifigan needs the extra `speechbrain`; plain-hifigan is for imported weights."""
     width: int = 256
     """Channels between inputs and generator."""
     streams: Literal["sum", "attention"] = "sum"
@@ -76,7 +76,7 @@ class ModelConfig:
     istft: IstftConfig = field(default_factory=IstftConfig)
     """Shape of the generator, where it is istft."""
     hifigan: HifiganConfig = field(default_factory=HifiganConfig)
-    """Shape of the generator, where it is hifigan."""
+    """Shape of the generator, where it is hifigan or plain-hifigan."""
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -125,7 +125,7 @@ def check_hop(config: ModelConfig, facts: Facts) -> None:
         raise ConfigError(
             f"a hop of {facts.hop_samples} samples cannot be split into istft.upsample = {config.istft.upsample} parts"
         )
-    if config.generator == "hifigan":
+    if config.generator != "istft":
         made = 1
         for factor in config.hifigan.upsample_factors:
             made *= factor
