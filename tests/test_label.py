@@ -18,9 +18,10 @@ from voxtok.runtime.errors import ManifestError
 from voxtok.runtime.files import read_json
 from voxtok.tokenize.crops import UNKNOWN, Batch, load_corpus
 from voxtok.tokenize.encode import encode_corpus
+from voxtok.tokenize.heads import Heads
 from voxtok.tokenize.label import LabelConfig, frame_labels, label, main, pauses
 from voxtok.tokenize.phones import Phone
-from voxtok.tokenize.pretrain import Heads, masked_prediction
+from voxtok.tokenize.pretrain import masked_prediction
 from voxtok.tokenize.student import Shape, new_model
 
 
@@ -91,7 +92,7 @@ def test_utterances_without_labels_are_kept_and_do_not_count(tmp_path: Path) -> 
         position_groups=2,
     )  # fmt: skip
     model = new_model(shape).eval()
-    heads = Heads((1,), 16, corpus.vocab_sizes)
+    heads = Heads(1, 16, corpus.vocab_sizes)
     waveforms, mask = torch.randn(2, 3600), torch.ones(2, 11, dtype=torch.bool)
     targets = torch.zeros(2, 11, 2, dtype=torch.int64)
 

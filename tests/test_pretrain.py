@@ -18,8 +18,9 @@ from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.crops import CropConfig
 from voxtok.tokenize.disguise import Disguise
 from voxtok.tokenize.encode import encode_corpus
+from voxtok.tokenize.heads import Heads, load_heads
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.pretrain import Heads, PretrainConfig, pretrain
+from voxtok.tokenize.pretrain import PretrainConfig, pretrain
 from voxtok.tokenize.student import Shape
 from voxtok.tokenize.train import TrainConfig
 
@@ -101,7 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 def _stops_after(steps: int) -> type:
     """Totals that stand for a kill in the step after `steps`."""
-    from voxtok.tokenize.train import Totals
+    from voxtok.runtime.training import Totals
 
     done = [0]
 
@@ -161,16 +162,37 @@ def test_the_front_can_be_frozen(stores: tuple[str, str], tmp_path: Path) -> Non
 
 def test_logits_with_a_temperature_are_cosines() -> None:
     torch.manual_seed(0)
-    heads = Heads((2,), 8, (3, 4), temperature=0.1)
+    heads = Heads(1, 8, (3, 4), temperature=0.1)
     frames = torch.randn(5, 8)
-    first, second = heads([frames])[0]
+    first, second = (logits.detach() for logits in heads([frames])[0])
     normal = torch.nn.functional.layer_norm(frames, (8,))
     found = torch.cat([first, second], dim=1)
-    rows = heads.get_parameter("outputs.0.weight")
+    rows = heads.get_parameter("outputs.0.weight").detach()
     for i in range(5):
         for j in range(7):
             cosine = float(normal[i] @ rows[j] / (normal[i].norm() * rows[j].norm()))
             assert float(found[i, j]) == pytest.approx(cosine / 0.1, abs=1e-4)
+
+
+def test_predictions_are_an_upstream(stores: tuple[str, str], tmp_path: Path) -> None:
+    """Its features are logits of the last block, as the loss has them, each the mean of three."""
+    run = tmp_path / "run"
+    model = HubertModel.from_pretrained(pretrain(config(stores, run, supervised=(1, 2), temperature=0.2))).eval()
+    assert (run / "heads.safetensors").exists()
+    waveforms = torch.randn(2, 8000)
+    upstream = load_upstream(f"predicted:1:{run}", device="cpu")
+    features, counts = upstream.extract(waveforms, torch.tensor([8000, 5000]), [0])
+    assert (upstream.width, upstream.num_layers, counts.tolist()) == (20, 0, [24, 14])
+    normal = (waveforms[0] - waveforms[0].mean()) / waveforms[0].std(correction=0)
+    with torch.inference_mode():
+        hidden = model(normal[None]).last_hidden_state[0]
+        logits = load_heads(run / "heads.safetensors")([hidden, hidden])[1][1]
+    torch.testing.assert_close(features[0][0, 5], logits[4:7].mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features[0][0, 0], (2 * logits[0] + logits[1]) / 3, rtol=1e-3, atol=1e-3)
+    assert not features[0][1, 14:].any()
+    for name in (f"predicted:2:{run}", "predicted:x"):
+        with pytest.raises(ConfigError, match="predict"):
+            load_upstream(name, device="cpu")
 
 
 def test_half_precision_weights_are_saved_as_such(stores: tuple[str, str], tmp_path: Path) -> None:

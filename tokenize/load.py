@@ -27,7 +27,7 @@ def load_upstream(
         name: "mfcc", "logmel", or either with "-cmn"; "mini", the model that is installed with voxtok; a folder that
             `save_pretrained` wrote; a hub id such as "facebook/hubert-base-ls960", with "@revision" if wanted; or
             "torchaudio:HUBERT_BASE", with "=path" for a checkpoint file of one's own. "pooled:" before any of these
-            takes means of segments.
+            takes means of segments; "predicted:STREAM:RUN" is what a run of `voxtok pretrain` predicts.
         device: where it computes.
         dtype: of weights and activations.
         normalization: of the waveform; "checkpoint" does what its preprocessor does. kNN-VC's features need "none".
@@ -66,6 +66,13 @@ def _load(
         from voxtok.tokenize.pooled import Pooled
 
         return Pooled(_load(name.removeprefix("pooled:"), device, dtype, normalization, max_layer))
+    if name.startswith("predicted:"):
+        from voxtok.tokenize.predicted import Predicted
+
+        stream, _, run = name.removeprefix("predicted:").partition(":")
+        if not stream.isdigit() or not run:
+            raise ConfigError(f"{name}: write predicted:STREAM:RUN, such as predicted:1:exp/iter6")
+        return Predicted(_load(f"{run}/model", device, dtype, normalization, None), Path(run), int(stream))
     if name.startswith("torchaudio:"):
         from voxtok.tokenize.torchaudio_bundle import load_bundle
 

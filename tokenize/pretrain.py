@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.crops import UNKNOWN, Batch, Corpus, CropConfig, load_corpus
+from voxtok.tokenize.heads import Heads
 from voxtok.tokenize.student import Shape, hidden_frames, start_model, weights_hash
 from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 
@@ -68,34 +68,6 @@ class PretrainConfig:
             raise ConfigError(f"supervised blocks must be within 1 .. {self.model.blocks}")
 
 
-class Heads(torch.nn.Module):
-    """Logits of every stream from every supervised block: a layer norm, and one matrix for all streams together.
-
-    With a temperature the logits are the cosines of frames and rows of the matrix, over it.
-    """
-
-    def __init__(self, blocks: Sequence[int], width: int, vocab_sizes: Sequence[int], temperature: float = 0.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.vocab_sizes = list(vocab_sizes)
-        self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(width) for _ in blocks])
-        self.outputs = torch.nn.ModuleList([torch.nn.Linear(width, sum(vocab_sizes)) for _ in blocks])
-
-    def forward(self, hidden: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-        """For each block, logits (N, vocab_size) of each stream from (N, width) frames."""
-        rows = zip(hidden, self.norms, self.outputs, strict=True)
-        return [
-            self.logits(norm(frames), cast(torch.nn.Linear, output)).float().split(self.vocab_sizes, dim=-1)
-            for frames, norm, output in rows
-        ]
-
-    def logits(self, frames: torch.Tensor, output: torch.nn.Linear) -> torch.Tensor:
-        """(N, streams' vocabularies together) from (N, width) normalised frames."""
-        if not self.temperature:
-            return cast(torch.Tensor, output(frames))
-        return F.linear(F.normalize(frames, dim=-1), F.normalize(output.weight, dim=-1)) / self.temperature
-
-
 def masked_prediction(
     model: HubertModel, heads: Heads, blocks: Sequence[int], unmasked_weight: float, batch: Batch
 ) -> Terms:
@@ -130,7 +102,7 @@ def build(config: PretrainConfig, corpus: Corpus, device: torch.device) -> Train
     model = start_model(config.model, config.init, device)
     if config.frozen_front:
         model.feature_extractor._freeze_parameters()  # as HubertForCTC.freeze_feature_encoder does
-    heads = Heads(blocks, config.model.width, corpus.vocab_sizes, config.temperature).to(device)
+    heads = Heads(len(blocks), config.model.width, corpus.vocab_sizes, config.temperature).to(device)
     return Trainee(model, heads, partial(masked_prediction, model, heads, blocks, config.unmasked_weight))
 
 

@@ -1,6 +1,7 @@
 """The training loop of SSL models, for pre-training and distillation: they differ in their loss alone.
 
 out/model/          config.json, preprocessor_config.json, model.safetensors
+out/heads.safetensors  what predicts the targets
 out/training.pt     weights, optimizer, random state: a killed run goes on here, along the same loss curve
 out/metrics.jsonl   loss, accuracies, learning rate, hours of audio per hour, and each part's share of the time
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
 from transformers import HubertModel
 
 from voxtok.runtime.distributed import Ranks
@@ -88,7 +90,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, eq=False)
 class Trainee:
-    """What is trained: the model that is kept, the heads that are not, and the loss over both."""
+    """What is trained: the model that is kept, the heads beside it, and the loss over both."""
 
     model: HubertModel
     heads: torch.nn.Module
@@ -158,6 +160,7 @@ def train(
                 break
     if ranks.is_first:
         save_model(trainee.model, out / "model", getattr(torch, config.saved_dtype))
+        save_file(trainee.heads.state_dict(), out / "heads.safetensors")
         write_json(out / "done.json", {"config": key})
     ranks.barrier()
     return out / "model"
