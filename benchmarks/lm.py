@@ -10,7 +10,7 @@ which is checked. One process with one thread, CPU time.
 
 On one core of an AMD EPYC shared with other work: padded batches 35 million steps a second, 23 % of them padding;
 packed, with inputs, targets and positions, 13 million (0.37 x), 2.5 % padding. Drawing with the cache, one utterance:
-generate 132 tokens a second, voxtok 153 (1.16 x); 8 utterances: 796 and 695 (0.87 x); one without it: 67 and 60 (0.91 x).
+generate 132 tokens a second, voxtok 153 (1.16 x); 8 utterances: 796 and 695 (0.87 x); one without it: 67 and 60 (0.91).
 
     OMP_NUM_THREADS=1 python -m benchmarks.lm
 """
