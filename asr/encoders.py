@@ -1,4 +1,4 @@
-"""Encoders: SpeechBrain's Conformer and Branchformer layers after a strided convolution, blind to padding.
+"""Encoders: layers of SpeechBrain's Conformer and Branchformer after strided convolutions, blind to padding.
 
 SpeechBrain's own encoders let padding into their depthwise convolutions, so an utterance's frames depend on its
 batch-mates (by some percent of their size). Here each such convolution sees zeros beyond the utterance, as it does at
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from voxtok.asr.ebranchformer import EBranchformerLayer, half_forward
 from voxtok.asr.padded import Padded
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.optional import require
@@ -24,8 +25,8 @@ KERNEL = 3  # of the subsampling convolutions
 class EncoderConfig:
     """Shape of the encoder; `ENCODER_SIZES` has the field's."""
 
-    kind: Literal["conformer", "branchformer"]
-    """conformer (Gulati et al. 2020) or branchformer (Peng et al. 2022)."""
+    kind: Literal["conformer", "branchformer", "e-branchformer"]
+    """conformer (Gulati et al. 2020), branchformer (Peng et al. 2022) or e-branchformer (Kim et al. 2023)."""
     blocks: int
     """Layers."""
     width: int
@@ -163,6 +164,10 @@ def _layer(config: EncoderConfig) -> nn.Module:
         nn.init.normal_(gate.convolution.weight, std=1e-6)
         nn.init.ones_(cast(nn.Parameter, gate.convolution.bias))
         layer.convolution_branch.csgu.conv = gate
+    if config.kind == "e-branchformer":
+        merge = DepthwiseConvolution(2 * config.width, config.kernel, time_first=True)
+        before, after = (half_forward(config.width, config.inner, config.dropout) for _ in range(2))
+        return EBranchformerLayer(layer, merge, (before, after), config.width, config.dropout)
     whole: nn.Module = layer
     return whole
 

@@ -9,6 +9,8 @@ usage: voxtok corpus WAY [options]
   synth         make synthetic speech with exact phone times: no download
   folder        index a folder of wav, flac, ogg, mp3 or opus files and their transcripts
   join          write several corpora as one, without the utterances of another
+  split         write a corpus as parts that share no speaker
+  speed         write a corpus at several speeds, as further cuts
   NAME          prepare (--download: and download) a corpus that Lhotse knows: librispeech, ljspeech, vctk, ...
 
 Each writes cuts.jsonl.gz, or one cuts_PART.jsonl.gz a part. voxtok corpus WAY --help shows the options.
@@ -35,9 +37,17 @@ def main(argv: Sequence[str]) -> int:
         from voxtok.manifests.join import main as join
 
         return join(options)
+    if way == "split":
+        from voxtok.manifests.split import main as split
+
+        return split(options)
+    if way == "speed":
+        from voxtok.manifests.speed import main as speed
+
+        return speed(options)
     if way.startswith("-"):
         print(
-            f"voxtok corpus: error: the first word is synth, folder, join or a corpus's name\n\n{USAGE}",
+            f"voxtok corpus: error: the first word is synth, folder, join, split, speed or a corpus's name\n\n{USAGE}",
             file=sys.stderr,
         )
         return 2

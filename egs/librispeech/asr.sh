@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# All 960 h of LibriSpeech to text, by tokens: the recipe of librispeech_100 with more data and a larger network.
+#
+#   NPROC=8 ./asr.sh                   8 GPUs; what ../librispeech_100/run.sh takes is taken here too
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+export EXP=${EXP:-$here/exp/asr} CONF=${CONF:-$here/conf} PIECES=${PIECES:-5000}
+export TRAIN=${TRAIN:-train-clean-100 train-clean-360 train-other-500}
+export FIT=${FIT:-$here/../librispeech_100/conf/fit.yaml}
+exec "$here/../librispeech_100/run.sh"

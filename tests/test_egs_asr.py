@@ -1,0 +1,62 @@
+"""Recipes of recognition run as a user runs them: every stage, on miniatures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from tests.test_egs import run
+from tests.tiny_models import save_tiny
+from tests.toy_corpus import RATE, toy_speech
+from tests.toy_tokenizer import tree
+from voxtok.runtime.files import read_json
+
+WORDS = "THE CAT SAT ON A MAT AND ATE FISH".split()
+SMALL = (
+    "--model.encoder.blocks 1 --model.encoder.width 16 --model.encoder.heads 2 --model.encoder.inner 16 "
+    "--model.encoder.kernel 3 --model.encoder.subsampling 1 --model.inputs.width 16 --model.decoder.blocks 1 "
+    "--model.decoder.inner 16 --train.steps 3 --train.warmup_steps 1 --train.evaluate_steps 2 --train.batch_frames 400"
+)
+
+
+def write_mini_librispeech(folder: Path, parts: list[str]) -> None:
+    """LibriSpeech as it is distributed: toy speech, and sentences of a few words."""
+    for index, part in enumerate(parts):
+        chapter = folder / part / f"{84 + index}" / "121123"
+        chapter.mkdir(parents=True)
+        lines = []
+        for utterance in range(4):
+            name = f"{84 + index}-121123-{utterance:04d}"
+            sf.write(chapter / f"{name}.flac", toy_speech(1.5, seed=10 * index + utterance)[0], RATE)
+            said = np.random.default_rng([index, utterance]).choice(WORDS, size=3)
+            lines.append(f"{name} {' '.join(said)}\n")
+        (chapter / f"{84 + index}-121123.trans.txt").write_text("".join(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tokens", "logmel"])
+def test_librispeech_100_in_miniature(tmp_path: Path, kind: str) -> None:
+    """Three speeds, a tiny WavLM, merged tokens and their subwords, training, decoding; a second run moves nothing."""
+    parts = ["train-clean-100", "dev-clean", "test-clean"]
+    write_mini_librispeech(tmp_path / "LibriSpeech", parts)
+    model = save_tiny("wavlm-large", tmp_path / "model")
+    environment = {
+        "EXP": str(tmp_path / "exp"),
+        "CORPUS": str(tmp_path / "LibriSpeech"),
+        "DEV": "dev-clean",
+        "TEST": "test-clean",
+        "INPUT": kind,
+        "OPTIONS": f"--upstream {model} --layer 2 --vocab-size 8 --cache-gb 1",
+        "PIECES": "12",
+        "TEXT_PIECES": "24",
+        "BEAM": "2",
+        "ASR_OPTIONS": SMALL,
+    }
+    run("librispeech_100", **environment)
+    scored = read_json(tmp_path / "exp" / f"decode_{kind}" / "test-clean" / "score.json")
+    assert scored
+    made = tree(tmp_path / "exp")
+    assert f"asr_{kind}/model/asr.json" in made
+    run("librispeech_100", **environment)
+    assert tree(tmp_path / "exp") == made
