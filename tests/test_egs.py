@@ -11,7 +11,7 @@ import soundfile as sf
 
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
-from tests.toy_tokenizer import tree
+from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.files import read_json, read_jsonl
 
@@ -91,12 +91,32 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
         write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)])
     environment = {
         "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test",
-        "SPEAKERS": "2", "STEPS": "2", "K1": "8", "K2": "8",
+        "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8",
     }  # fmt: skip
     run("mini_hubert", **environment)
-    model = tmp_path / "exp" / "iter4" / "model" / "model.safetensors"
+    model = tmp_path / "exp" / "iter8" / "model" / "model.safetensors"
     table = (tmp_path / "exp" / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()
     assert len(table) == 7
     made = model.stat().st_mtime_ns
     run("mini_hubert", **environment)
+    assert model.stat().st_mtime_ns == made
+
+
+@pytest.mark.slow
+def test_kathleen_in_miniature(tmp_path: Path) -> None:
+    """A vocoder of two steps on toy speech, and its scores; then again, and nothing is done twice."""
+    pytest.importorskip("pystoi")
+    for name, count in (("real", 6), ("test", 2)):
+        write_toy_corpus(tmp_path / name, [2.0 + 0.1 * index for index in range(count)])
+    toy_tokenizer(upstream="pooled:mini", layer=1).save(tmp_path / "tokenizer")
+    environment = {
+        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test", "STEPS": "2",
+        "TOKENIZER": str(tmp_path / "tokenizer"),
+    }  # fmt: skip
+    run("kathleen", **environment)
+    scores = read_json(tmp_path / "exp" / "quality" / "vocoder_quality.json")
+    assert scores["utterances"] == 2 and scores["scores"]["unit_error_rate"] > 0
+    model = tmp_path / "exp" / "vocoder" / "model" / "model.safetensors"
+    made = model.stat().st_mtime_ns
+    run("kathleen", **environment)
     assert model.stat().st_mtime_ns == made

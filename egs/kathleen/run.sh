@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# vocoder-mini: the vocoder that is installed with voxtok, from speech to checkpoint and scores, on one CPU core.
+# Run it again after a stop: it goes on.
+#
+#   DATA=/data/speech ./run.sh    real speech: folders of Lhotse manifests, CORPORA to train on and TEST to score on
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+exp=${EXP:-$here/exp}
+data=${DATA:-${VOXTOK_DATA:?give DATA, the folder of the real speech}}
+corpora=${CORPORA:-librispeech_mini kathleen}
+test=${TEST:-sample}
+tokenizer=${TOKENIZER:-$here/../../models/mini-500}
+steps=${STEPS:+--train.steps $STEPS --train.adversarial_from $STEPS --train.warmup_steps 1 --train.heldout 1}
+
+# Training speech, without the test utterances, which come from other corpora too.
+cuts=$(printf ",$data/%s" $corpora)
+voxtok corpus join --cuts "[${cuts:1}]" --without "$data/$test" --without-others --out "$exp/train.jsonl.gz"
+
+# Features of the tokenizer's SSL model, pitch and speakers are computed once; then the vocoder learns.
+voxtok train-vocoder --config "$here/conf/train-vocoder_mini.yaml" --cuts "$exp/train.jsonl.gz" \
+    --tokenizer "$tokenizer" --out "$exp/vocoder" $steps
+
+# The test utterances through tokens and back, each in its own speaker's voice.
+voxtok encode --tokenizer "$tokenizer" --cuts "$data/$test" --out "$exp/test_tokens"
+voxtok synthesize --store "$exp/test_tokens" --vocoder "$exp/vocoder/model" --out "$exp/test_speech"
+voxtok vocoder-quality --reference "$data/$test" --synthetic "$exp/test_speech" --aligned true \
+    --tokenizer "$tokenizer" --out "$exp/quality"
