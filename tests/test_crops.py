@@ -14,8 +14,9 @@ from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.training import prefetched
 from voxtok.tokenize.architecture import Architecture
-from voxtok.tokenize.crops import Corpus, CropConfig, batches, load_corpus, plan_epoch, prefetched, targets_of
+from voxtok.tokenize.crops import Corpus, CropConfig, batches, load_corpus, plan_epoch, targets_of
 from voxtok.tokenize.disguise import (
     Disguise,
     borrow_channel,

@@ -4,9 +4,7 @@ Everything random in a batch follows from the seed, the epoch and the batch's pl
 restarts: a resumed run, or one on more ranks, sees the same crops.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -301,20 +299,3 @@ def normalized(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Zero mean and unit variance, as Hugging Face's preprocessor does with `do_normalize`."""
     result: npt.NDArray[np.float64] = (samples - samples.mean()) / np.sqrt(samples.var() + EPSILON)
     return result
-
-
-def prefetched(recipes: Iterator[Callable[[], Batch]], workers: int) -> Iterator[Batch]:
-    """Make batches, in threads ahead of their use where there are `workers`."""
-    if workers == 0:
-        yield from (recipe() for recipe in recipes)
-        return
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for recipe in recipes:
-                waiting.append(pool.submit(recipe))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

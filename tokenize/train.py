@@ -28,11 +28,12 @@ from voxtok.runtime.training import (
     learning_rate,
     load_checkpoint,
     parameter_groups,
+    prefetched,
     save_checkpoint,
     seed_everything,
     sum_gradients,
 )
-from voxtok.tokenize.crops import Batch, Corpus, CropConfig, batches, prefetched
+from voxtok.tokenize.crops import Batch, Corpus, CropConfig, batches
 from voxtok.tokenize.student import architecture_of, save_model
 
 log = logging.getLogger("voxtok")
