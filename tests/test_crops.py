@@ -95,7 +95,7 @@ def test_batches_do_not_depend_on_ranks_workers_or_where_one_begins(corpus: Corp
     config = crops(EVERYTHING)
     alone = batches(corpus, config, 0, Ranks(), shape(), 0)
     first = [next(alone)() for _ in range(9)]  # more than an epoch
-    begun = prefetched(batches(corpus, config, 0, Ranks(), shape(), 7), workers=2)
+    begun = prefetched(batches(corpus, config, 0, Ranks(), shape(), 7), threads=2)
     assert torch.equal(next(begun).waveforms, first[7].waveforms)
     parts = [batches(corpus, config, 0, Ranks(rank, 2), shape(), 0) for rank in (0, 1)]
     for batch in first[:4]:
