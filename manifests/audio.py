@@ -25,7 +25,10 @@ from voxtok.runtime.errors import BadAudio, one_line
 
 Samples = npt.NDArray[np.float32]
 
-REASONS = ("missing", "unreadable", "empty", "too short", "truncated", "non-finite", "wrong rate", "duplicate id")
+REASONS = (
+    *("missing", "unreadable", "empty", "too short", "too long", "truncated", "non-finite", "wrong rate"),
+    "duplicate id",
+)
 """Every reason that a line of rejected.jsonl can give."""
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")

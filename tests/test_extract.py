@@ -1,6 +1,7 @@
 """Cuts to features: one bad utterance is named and the others come out as they would without it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from lhotse.cut import MonoCut
 
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
-from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.errors import BadAudio, ConfigError, OutOfMemory
 from voxtok.tokenize import load
 from voxtok.tokenize.extract import ExtractConfig, _finite, extract, extract_arrays
 from voxtok.tokenize.load import load_upstream
@@ -57,6 +58,36 @@ def test_a_cut_without_recording_crashed_the_corpus(tmp_path: Path, duration_s: 
     results = extract(cuts, load_upstream("mfcc", device="cpu"), [0], mfcc, ExtractConfig(windows=WINDOWS))
     found = [result.row() if isinstance(result, BadAudio) else len(result) for _, result in results]
     assert found == [48, {"id": "bare", "reason": "missing", "detail": "the cut has no recording"}, 68]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("room_s", [0.65, 1.0])
+def test_an_utterance_that_memory_does_not_hold_stopped_the_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: bool, room_s: float
+) -> None:
+    """0.7 s alone is too much at first, and then batches only: without windows, and in windows of 2 s."""
+    cuts = list(load_cuts(write_toy_corpus(tmp_path, [0.5, 0.7, 0.6, 2.5, 0.4])))
+    upstream = load_upstream("mfcc", device="cpu")
+    config = ExtractConfig(windows=WINDOWS, batched=batched)
+    expected = [found for _, found in extract(cuts, upstream, [0], mfcc, config)]
+    whole = upstream.extract
+
+    def extract_some(waveforms: torch.Tensor, *rest: Any) -> Any:
+        if waveforms.numel() > room_s * RATE:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(waveforms, *rest)
+
+    monkeypatch.setattr(upstream, "extract", extract_some)
+    for i, (cut, found) in enumerate(extract(cuts, upstream, [0], mfcc, config)):
+        if cut.duration > room_s:
+            assert isinstance(found, BadAudio) and (found.cut_id, found.reason) == (cut.id, "too long")
+            assert "window_s" in found.detail
+        else:
+            before = expected[i]
+            assert isinstance(found, torch.Tensor) and isinstance(before, torch.Tensor)
+            assert torch.equal(found, before)
+    with pytest.raises(OutOfMemory, match="window_s"):
+        extract_arrays([toy_speech(1.5, seed=0)[0]], upstream, [0], mfcc, config)
 
 
 def test_finite_features_too_large_to_compare_are_not_used() -> None:

@@ -28,7 +28,7 @@ from voxtok.tokenize.kmeans_state import KMeansConfig
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.meter import Meter, Scoring
 from voxtok.tokenize.plots import Bar, Series, bars, heat_map, lines
-from voxtok.tokenize.quality import QualityConfig, main, measure
+from voxtok.tokenize.quality import QualityConfig, main, measure, summary
 from voxtok.tokenize.report import quality_page
 from voxtok.tokenize.tokenizer import Tokenizer
 
@@ -104,6 +104,22 @@ def test_leakage_and_unit_edit_are_measured(report: dict[str, Any]) -> None:
     assert (report["leakage"]["speakers"], report["leakage"]["utterances"]) == (2, 6)
     assert set(report["unit_edit"]) == {"noise", "reverberation", "pitch_shift", "time_stretch"}
     assert all(row["utterances"] == 2 and 0 < row["ued"] < 1 for row in report["unit_edit"].values())
+
+
+def test_utterances_without_audio_are_counted(store: Path, tmp_path: Path, report: dict[str, Any]) -> None:
+    cuts = list(load_cuts(store.parent / "corpus"))
+    cuts[1].recording.sources[0].source = str(tmp_path / "gone.wav")
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    config = QualityConfig(
+        store=str(store), out="-", silence="count", cuts=str(tmp_path / "cuts.jsonl.gz"), abx_features=True
+    )
+    found = measure(config)
+    assert [(row["id"], row["reason"]) for row in found["unusable"]] == [(cuts[1].id, "missing")]
+    assert all(row["utterances"] == 5 for row in found["unit_edit"].values())
+    assert found["purity"] == report["purity"]
+    assert f"of 1 utterances was needed and could not be used: {cuts[1].id} (missing)" in quality_page(found)
+    assert "1 utterances could not be used" in summary(found)
+    assert report["unusable"] == [] and "could not be used" not in quality_page(report) + summary(report)
 
 
 def test_command_writes_json_and_page(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, sha256, write_json
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.extract import ExtractConfig, Reduce, extract
+from voxtok.tokenize.extract import ExtractConfig, extract, side_by_side
 from voxtok.tokenize.frame_cache import CachedFrames, cached
 from voxtok.tokenize.frames import UtteranceFrames
 from voxtok.tokenize.load import load_upstream
@@ -136,11 +136,6 @@ def drop_cache(config: CompareConfig) -> None:
     """Delete the frames on disk."""
     if config.cache == "disk":
         shutil.rmtree(Path(config.out) / "cache", ignore_errors=True)
-
-
-def side_by_side(layers: Sequence[int]) -> Reduce:
-    """Keeps the layers of a recording as one (N, layers * width) array."""
-    return lambda features: torch.cat([features[layer] for layer in layers], dim=1)
 
 
 def _utterances(

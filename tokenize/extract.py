@@ -15,13 +15,19 @@ import torch
 from lhotse.cut import Cut
 
 from voxtok.manifests.audio import Samples, num_samples, read_audio, read_span
-from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.errors import BadAudio, ConfigError, OutOfMemory
 from voxtok.tokenize.batches import halve_on_oom, plan_batches
 from voxtok.tokenize.upstream import Upstream
 from voxtok.tokenize.windows import Read, WindowConfig, extract_long
 
 Reduce = Callable[[dict[int, torch.Tensor]], torch.Tensor]
 """What is kept of the features: {layer: (N, D)} on the device -> (N, ...), one row a frame."""
+
+
+def side_by_side(layers: Sequence[int]) -> Reduce:
+    """Keeps the layers of a recording as one (N, layers * D) array."""
+    return lambda features: torch.cat([features[layer] for layer in layers], dim=1)
+
 
 LARGEST_NORM = 1e15
 """Of a frame of features; beyond, distances between frames are no longer float32 numbers."""
@@ -129,11 +135,15 @@ def _compute(
                 yield cut, _named(cut, _windowed(read, length, upstream, layers, reduce, config))
             except BadAudio as error:
                 yield cut, error
+            except OutOfMemory as error:
+                yield cut, _named(cut, error)
         else:
             yield cut, _named(cut, results.pop(i))
 
 
-def _named(cut: Cut, result: torch.Tensor | None) -> torch.Tensor | BadAudio:
+def _named(cut: Cut, result: torch.Tensor | OutOfMemory | None) -> torch.Tensor | BadAudio:
+    if isinstance(result, OutOfMemory):
+        return BadAudio(cut.id, "too long", str(result))
     return BadAudio(cut.id, "non-finite", NON_FINITE) if result is None else result
 
 
@@ -144,16 +154,20 @@ def extract_arrays(
 
     Raises:
         ConfigError: an utterance has features that are not finite; names its index.
+        OutOfMemory: an utterance, or a window, does not fit in the device's memory.
     """
     limit = float("inf") if config.windows is None else config.windows.window_s * upstream.sampling_rate
     short = [samples for samples in utterances if len(samples) <= limit]
     whole = iter(_whole(short, upstream, layers, reduce, config))
     results = []
     for index, samples in enumerate(utterances):
+        result: torch.Tensor | OutOfMemory | None
         if len(samples) <= limit:
             result = next(whole)
         else:
             result = _windowed(partial(_span, samples), len(samples), upstream, layers, reduce, config)
+        if isinstance(result, OutOfMemory):
+            raise result
         if result is None:
             raise ConfigError(f"utterance {index}: {NON_FINITE}")
         results.append(result)
@@ -166,18 +180,33 @@ def _span(samples: Samples, start: int, stop: int) -> Samples:
 
 def _whole(
     utterances: Sequence[Samples], upstream: Upstream, layers: Sequence[int], reduce: Reduce, config: ExtractConfig
-) -> list[torch.Tensor | None]:
-    """Utterances that are not cut into windows: one at a time on a CPU, else in batches; None where not finite."""
+) -> list[torch.Tensor | OutOfMemory | None]:
+    """Utterances that are not cut into windows, one at a time on a CPU, else in batches.
+
+    None stands for one whose features are not finite, the error for one that memory does not hold.
+    """
     if not _batched(upstream, config):
         batches = [[i] for i in range(len(utterances))]
     else:
         sizes = [(i, len(samples)) for i, samples in enumerate(utterances)]
         batches = plan_batches(sizes, int(config.max_batch_s * upstream.sampling_rate))
     run = partial(_run_batch, upstream=upstream, layers=layers, reduce=reduce)
-    results: dict[int, torch.Tensor | None] = {}
+    results: dict[int, torch.Tensor | OutOfMemory | None] = {}
     for batch in batches:
-        results.update(zip(batch, halve_on_oom([utterances[i] for i in batch], run), strict=True))
+        results.update(zip(batch, _fitting([utterances[i] for i in batch], run), strict=True))
     return [results[i] for i in range(len(utterances))]
+
+
+def _fitting(
+    batch: Sequence[Samples], run: Callable[[Sequence[Samples]], list[torch.Tensor | None]]
+) -> list[torch.Tensor | OutOfMemory | None]:
+    """The results of a batch, with an error in the place of every utterance that memory does not even hold alone."""
+    try:
+        return [*halve_on_oom(batch, run)]
+    except OutOfMemory as error:
+        if len(batch) == 1:
+            return [error]
+    return [result for samples in batch for result in _fitting([samples], run)]
 
 
 def _batched(upstream: Upstream, config: ExtractConfig) -> bool:

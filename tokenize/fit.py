@@ -25,7 +25,7 @@ from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.extract import ExtractConfig, extract
+from voxtok.tokenize.extract import ExtractConfig, extract, side_by_side
 from voxtok.tokenize.fit_codebook import QuantizerConfig, check_layers, fit_codebook
 from voxtok.tokenize.frame_cache import cached
 from voxtok.tokenize.frames import FrameSource, UtteranceFrames
@@ -175,11 +175,8 @@ def _utterances(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """(index in the corpus, (n, D) frames) of every readable utterance; a whole pass lists the others in `rejected`."""
     extraction = ExtractConfig(windows=config.windows, max_batch_s=config.max_batch_s, readers=config.readers)
-
-    def side_by_side(features: dict[int, torch.Tensor]) -> torch.Tensor:
-        return torch.cat([features[layer] for layer in config.layers], dim=1)
-
-    results = extract((cut for _, cut in members), upstream, config.layers, side_by_side, extraction)
+    reduce = side_by_side(config.layers)
+    results = extract((cut for _, cut in members), upstream, config.layers, reduce, extraction)
     bad: list[BadAudio] = []
     with Progress("features", sum(cut.duration for _, cut in members)) as progress:
         for (index, cut), (_, frames) in zip(members, results, strict=True):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from lhotse.cut import Cut
 
-from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.tokenize.abx import AbxScore, Distance, Items, Speakers, abx
 from voxtok.tokenize.leakage import Leakage, speaker_leakage
 from voxtok.tokenize.phones import SILENCES, Speech, Unit, phone_frames, read_phones, segments
@@ -96,6 +96,7 @@ class Meter:
         self.joint = JointCounts(vocab_size)
         self.utterances = 0
         self.unaligned = 0
+        self._unusable: dict[str, BadAudio] = {}
         self._drawn: list[tuple[int, str, Utterance]] = []  # a heap, the first to be dropped on top
 
     def add(self, cut: Cut, codes: Codes) -> None:
@@ -107,6 +108,10 @@ class Meter:
         for phone in (phone for tier in speech for phone in tier.phones):
             self.joint.add(phone.symbol, codes[phone_frames(phone, len(codes), self.frame_rate_hz)])
         self._draw(Utterance(cut, codes, speech))
+
+    def reject(self, error: BadAudio) -> None:
+        """Note an utterance whose audio was needed and could not be used."""
+        self._unusable[error.cut_id] = error
 
     def _draw(self, utterance: Utterance) -> None:
         """Keep the utterances whose ids hash lowest: a random subset that does not depend on their order."""
@@ -149,6 +154,7 @@ class Meter:
         return {
             "utterances": self.utterances,
             "unaligned": self.unaligned,
+            "unusable": [self._unusable[cut_id].row() for cut_id in sorted(self._unusable)],
             "duration_s": int(self.codes.frames.sum()) / self.frame_rate_hz,
             **{name: part and asdict(part) for name, part in found.items()},
             "frames_by_code": self.codes.frames.tolist(),

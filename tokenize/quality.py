@@ -5,7 +5,7 @@ and, where asked, for ABX on its features. A store with several streams gets a r
 what they cost and say together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -114,14 +114,14 @@ def _with_model(
     first, rate = meter.meters[0], tokenizer.upstream.sampling_rate
     abx: list[AbxResult] = []
     if config.abx_features:
-        features = partial(_features, tokenizer=tokenizer)
+        features = partial(_features, tokenizer=tokenizer, reject=meter.reject)
         abx = first.abx("features", features, ["angular"], tokenizer.upstream.device)
 
     def encode(samples: Samples) -> Codes:
         return tokenizer.encode(samples, rate).expand().codes[:, chosen]
 
     some = [utterance.cut for utterance in first.drawn()[: config.ued_utterances]]
-    return abx, encoded_pairs(some, tokenizer.upstream, encode, config.seed)
+    return abx, encoded_pairs(some, tokenizer.upstream, encode, config.seed, meter.reject)
 
 
 def _tokenizer_fields(described: dict[str, Any], sizes: Sequence[int], stream: int) -> dict[str, Any]:
@@ -182,13 +182,16 @@ def _tokens(utterance: Utterance) -> torch.Tensor:
     return torch.from_numpy(utterance.codes.astype(np.int64))
 
 
-def _features(utterance: Utterance, tokenizer: Tokenizer) -> torch.Tensor:
+def _features(utterance: Utterance, tokenizer: Tokenizer, reject: Callable[[BadAudio], None]) -> torch.Tensor:
     """(frames, D) features; none where the audio cannot be used, so that the utterance is left out."""
     rate = tokenizer.upstream.sampling_rate
     try:
         return tokenizer.features(read_audio(utterance.cut, rate), rate)
-    except (BadAudio, ConfigError):
-        return torch.zeros(0, tokenizer.upstream.width)
+    except BadAudio as error:
+        reject(error)
+    except ConfigError as error:
+        reject(BadAudio(utterance.cut.id, "too short", str(error)))
+    return torch.zeros(0, tokenizer.upstream.width)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -211,4 +214,6 @@ def summary(report: Report) -> str:
         f"{metric.title} {written(metric.form, value_of(report, metric.path))}" for metric in (*PURITY[:2], *LEAKAGE)
     ]
     found += [f"ABX {row['speakers']} {written('{:.1%}', row['score']['error'])}" for row in report["abx"][:2]]
+    if report["unusable"]:
+        found.append(f"{len(report['unusable'])} utterances could not be used (listed in quality.json)")
     return ", ".join(found)

@@ -22,8 +22,8 @@ from voxtok.runtime.distributed import Ranks, pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.compare import CompareConfig, drop_cache, side_by_side, training_cuts, training_frames
-from voxtok.tokenize.extract import ExtractConfig, extract
+from voxtok.tokenize.compare import CompareConfig, drop_cache, training_cuts, training_frames
+from voxtok.tokenize.extract import ExtractConfig, extract, side_by_side
 from voxtok.tokenize.fit_codebook import STREAMED, QuantizerConfig, check_layers, fit_codebook
 from voxtok.tokenize.meter import Codes
 from voxtok.tokenize.quantizer import RESIDUAL
@@ -171,7 +171,7 @@ def score(config: RateDistortionConfig, group: Sequence[Scored], cuts: Sequence[
         return torch.cat([scored.tokenizer.quantize(parts) for scored in group], dim=1).cpu().numpy()
 
     some = [utterance.cut for utterance in group[0].meter.meters[0].drawn()[: config.ued_utterances]]
-    pairs = encoded_pairs(some, upstream, encode, config.seed)
+    pairs = encoded_pairs(some, upstream, encode, config.seed, lambda error: log.warning("not encoded anew: %s", error))
     points: list[Rate] = []
     first = 0
     for scored in group:

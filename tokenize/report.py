@@ -52,6 +52,7 @@ def quality_page(report: Report) -> str:
         f"<p>Over {frames:,} frames of aligned phones. Frames of silence are <b>{silence}</b>. "
         "A frame stands for the centre of its hop; the first and last phone of an utterance are left out. "
         f"{report['unaligned']} of {report['utterances']} utterances have no phone alignment. "
+        f"{_unusable(report)}"
         "Chance is what tokens shuffled over the frames reach.</p>",
         metric_table([row_of(report, metric) for metric in PURITY]),
         _heat(report),
@@ -68,6 +69,12 @@ def quality_page(report: Report) -> str:
         table(["setting", "value"], [[name, _setting(value)] for name, value in scoring.items()], "wrap"),
     ]
     return document("Token quality", body)
+
+
+def _unusable(report: Report) -> str:
+    rows = report["unusable"]
+    found = ", ".join(f"{escape(row['id'])} ({escape(row['reason'])})" for row in rows)
+    return f"The audio of {len(rows)} utterances was needed and could not be used: {found}. " if rows else ""
 
 
 def _cards(report: Report) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
+from voxtok.runtime.errors import BadAudio
 from voxtok.tokenize.meter import AbxResult, Codes, Meter, Scoring, Utterance
 from voxtok.tokenize.purity import Counts, entropy_bits
 from voxtok.tokenize.quantizer import RESIDUAL, Quantizer
@@ -70,6 +71,11 @@ class StreamMeter:
             meter.add(cut, np.ascontiguousarray(column))
         for prefix in self._prefixes:
             prefix.add(codes)
+
+    def reject(self, error: BadAudio) -> None:
+        """Note an utterance whose audio was needed and could not be used."""
+        for meter in self.meters:
+            meter.reject(error)
 
     def vector_abx(self, quantizer: Quantizer, streams: int, device: torch.device | str = "cpu") -> list[AbxResult]:
         """ABX of the vectors that the first streams stand for, by angles, within and across speakers."""

@@ -111,16 +111,22 @@ def score_all(
         return labels({layer: part.to(upstream.device) for layer, part in features.items()}).cpu().numpy()
 
     meters = [Meter(tokenizer.vocab_sizes[0], tokenizer.frame_rate_hz, config) for tokenizer in tokenizers]
+
+    def reject(error: BadAudio) -> None:
+        for meter in meters:
+            meter.reject(error)
+
     with Progress("quality", sum(cut.duration for cut in cuts)) as progress:
         for cut, found in extract(cuts, upstream, config.layers, labels, config.extraction):
             progress.add(cut.duration)
             if isinstance(found, BadAudio):
                 log.warning("not scored: %s", found)
+                reject(found)
                 continue
             for meter, codes in zip(meters, found.to(torch.int32).numpy().T, strict=True):
                 meter.add(cut, np.ascontiguousarray(codes))
     some = [utterance.cut for utterance in meters[0].drawn()[: config.ued_utterances]]
-    pairs = encoded_pairs(some, upstream, encode, config.seed)
+    pairs = encoded_pairs(some, upstream, encode, config.seed, reject)
     reports = []
     for i, (tokenizer, meter) in enumerate(zip(tokenizers, meters, strict=True)):
         mine = stream_pairs(pairs, i)

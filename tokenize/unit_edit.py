@@ -61,7 +61,11 @@ def unit_edit(pairs: Sequence[tuple[Codes, Codes]]) -> UnitEdit | None:
 
 
 def encoded_pairs(
-    cuts: Iterable[Cut], upstream: Upstream, encode: Callable[[Samples], Codes], seed: int
+    cuts: Iterable[Cut],
+    upstream: Upstream,
+    encode: Callable[[Samples], Codes],
+    seed: int,
+    reject: Callable[[BadAudio], None],
 ) -> EncodedPairs:
     """Tokens of each cut, clean and changed; cuts that cannot be read or are too short are left out.
 
@@ -72,15 +76,18 @@ def encoded_pairs(
         upstream: says at which rate `encode` takes samples, and how many it needs.
         encode: (num_samples,) samples to (frames,) tokens before dedup, or to several columns of them.
         seed: of the changes.
+        reject: is told what is left out, and why.
     """
     rate = upstream.sampling_rate
     pairs: EncodedPairs = {name: [] for name in AUGMENTATIONS}
     for cut in cuts:
         try:
             samples = torch.from_numpy(read_audio(cut, rate))
-        except BadAudio:
+        except BadAudio as error:
+            reject(error)
             continue
         if len(samples) < upstream.min_samples * TEMPO[1]:  # the fastest must still give a frame
+            reject(BadAudio(cut.id, "too short", f"{len(samples)} samples give no frame once they are played faster"))
             continue
         clean = encode(samples.numpy())
         for name in AUGMENTATIONS:
