@@ -38,7 +38,7 @@ class Components:
         self._device = device
         few = sample.order[: max(PCA_FRAMES * sample.frames.shape[1], 1024)]
         first = sample.frames.index_select(0, few).to(device=device, dtype=torch.float32)
-        self._mean = first.double().mean(0).float()
+        self._mean = first.mean(0)
         first = first - self._mean
         variances, directions = torch.linalg.eigh(first.T @ first / len(first))
         self._directions = directions.flip(1)[:, : _width(variances.flip(0))].contiguous()  # (D, C)
@@ -64,7 +64,7 @@ class Components:
             frames = frames.to(device=self._device, dtype=torch.float32) - self._mean
             self.frames[block] = frames @ self._directions
             self._squares[block] = torch.linalg.vector_norm(self.frames[block], dim=1).square_()
-            total += float(torch.linalg.vector_norm(frames, dtype=torch.float64)) ** 2
+            total += float(torch.linalg.vector_norm(frames)) ** 2
         return max(total - float(self._squares.sum(dtype=torch.float64)), 0.0) / max(len(self.frames), 1)
 
     def whole(self, centroids: torch.Tensor) -> torch.Tensor:
@@ -101,8 +101,12 @@ class Components:
         columns = torch.cat([centroids.T.to(rows.dtype), high[None], low[None]])  # (C + 2, K)
         labels = torch.empty(count, dtype=torch.int64, device=rows.device)
         step = max(64, BLOCK_SCORES // len(centroids)) if rows.device.type == "cpu" else 1 << 16
+        scores = rows.new_empty(step, len(centroids))
+        widened = scores.float()
         for start in range(0, count, step):
-            labels[start : start + step] = argmax((rows[start : start + step] @ columns).float())
+            block = rows[start : start + step]
+            torch.mm(block, columns, out=scores[: len(block)])
+            labels[start : start + step] = argmax(widened[: len(block)].copy_(scores[: len(block)]))
         return labels
 
 

@@ -155,9 +155,10 @@ def _of_first(state: State, config: KMeansConfig, ranks: Ranks, device: torch.de
 
 
 def _log(state: State) -> None:
-    if state.history:
-        row = state.history[-1]
-        log.info("k-means, %s %d: inertia %.6g over %d frames", *(row[key] for key in LOGGED))
+    """One line a phase and one a pass over everything; the small steps are for debugging."""
+    row = state.history[-1]
+    level = logging.INFO if row["phase"] in ("pass", "done") or row["phase"] != state.phase else logging.DEBUG
+    log.log(level, "k-means, %s %d: inertia %.6g over %d frames", *(row[key] for key in LOGGED))
 
 
 LOGGED = ("phase", "iteration", "inertia", "frames")
