@@ -1,9 +1,10 @@
 """The aligner: how long each symbol of a sentence lasts in its tokens, from a small CTC network and its best path.
 
-The network is trained here, on the corpus itself. Its scores are divided by how frequent each label is, to a power, in
-training and on the path: without that, CTC's labels shrink to single frames and their times mean little (Huang et al.
-2024, Less Peaky and More Accurate CTC Forced Alignment by Label Priors). Marks between words are not trained on; the
-path's blanks between two words are their time, which may be none.
+The network is trained here, on the corpus itself: first on sentences cut into equal parts, without which CTC says
+nothing for long, then by CTC. Its scores are divided by how frequent each label is, to a power, in training and on the
+path: without that, labels shrink to single frames and their times mean little (Huang et al. 2024, Less Peaky and More
+Accurate CTC Forced Alignment by Label Priors). Marks between words are not trained on; the path's blanks between two
+words are their time, which may be none.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,10 @@ from voxtok.runtime.progress import log
 from voxtok.tts.utterances import Ints, fill_gaps
 
 BLANK = 0
+FLAT_SHARE = 0.2
+"""Of the steps, on equal parts; ..."""
+FLAT_BLANKS = 0.3
+"""... of which this share counts as blanks, so that pauses can be found."""
 PRIOR_MEMORY = 0.99
 """Share of the old frequencies that a batch leaves."""
 
@@ -128,7 +133,8 @@ def train_aligner(
     for step, batch in zip(range(config.steps), _batches(spoken, config.batch_frames, seed), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = config.peak_lr * min(1.0, (step + 1) / 50) * (1 - step / config.steps)
-        loss = _loss(network, [spoken[index] for index in batch], marks, config.prior_power)
+        flat = step < FLAT_SHARE * config.steps
+        loss = _loss(network, [spoken[index] for index in batch], marks, config.prior_power, flat)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -162,22 +168,33 @@ def spread(path: Ints, ids: Ints, marks: frozenset[int]) -> Ints:
     return fill_gaps(limits, places, len(ids), len(path))
 
 
-def _loss(network: Network, batch: Sequence[Spoken], marks: frozenset[int], power: float) -> torch.Tensor:
-    """CTC over scaled scores, for each frame."""
+def _loss(network: Network, batch: Sequence[Spoken], marks: frozenset[int], power: float, flat: bool) -> torch.Tensor:
+    """Of equal parts, or CTC over scaled scores, for each frame."""
     lengths = torch.tensor([len(one.codes) for one in batch])
     codes = nn.utils.rnn.pad_sequence([torch.from_numpy(one.codes) for one in batch], batch_first=True)
     inside = torch.arange(codes.shape[1])[None] < lengths[:, None]
     log_probs = network(codes, inside)
+    with torch.no_grad():
+        frequencies = log_probs.exp()[inside].mean(dim=0)
+        network.prior.mul_(PRIOR_MEMORY).add_((1 - PRIOR_MEMORY) * frequencies).clamp_min_(1e-6)
     targets = [torch.from_numpy(_sounding(one.ids, marks)) for one in batch]
+    if flat:
+        return _flat_loss(log_probs[inside], targets, lengths.tolist())
     scaled = network.scaled(log_probs, power)
     sizes = torch.tensor([len(target) for target in targets])
     loss = F.ctc_loss(scaled.transpose(0, 1), torch.cat(targets), lengths, sizes, blank=BLANK, reduction="sum")
     # ctc_loss takes its scores for a distribution and adds their exponentials to the gradient; this takes them away.
     excess = scaled.exp()[inside].sum()
-    with torch.no_grad():
-        frequencies = log_probs.exp()[inside].mean(dim=0)
-        network.prior.mul_(PRIOR_MEMORY).add_((1 - PRIOR_MEMORY) * frequencies).clamp_min_(1e-6)
     return (loss - (excess - excess.detach())) / inside.sum()
+
+
+def _flat_loss(log_probs: torch.Tensor, targets: Sequence[torch.Tensor], lengths: Sequence[int]) -> torch.Tensor:
+    """Cross-entropy of frames (N, labels) to sentences cut into equal parts, with a share of blanks everywhere."""
+    parts = [
+        target[torch.arange(length) * len(target) // length] for target, length in zip(targets, lengths, strict=True)
+    ]
+    said = F.nll_loss(log_probs, torch.cat(parts))
+    return (1 - FLAT_BLANKS) * said - FLAT_BLANKS * log_probs[:, BLANK].mean()
 
 
 def _batches(spoken: Sequence[Spoken], batch_frames: int, seed: int) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ tokenizer/           a copy of the tokenizer, so that tokens are never without t
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -157,10 +157,13 @@ class Synthesizer:
             raise ConfigError(f"this model is told who speaks by an embedding of {self.speakers.width} numbers")
         return torch.from_numpy(speaker.astype(np.float32)).to(self.device).expand(count, -1)
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, dtype: Literal["float32", "float16"] = "float32") -> None:
         """Write the folder; tts.json comes last, so that one that opens is complete."""
         folder = Path(folder)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        weights = {
+            name: tensor.detach().cpu().to(getattr(torch, dtype)).contiguous()
+            for name, tensor in self.network.state_dict().items()
+        }
         write_bytes(folder / "model.safetensors", save_tensors(weights))
         self.front.save(folder / "text.json")
         described = {
@@ -191,7 +194,8 @@ class Synthesizer:
         try:
             parts = (_filled(TtsShape, described["shape"]), _filled(Source, described["source"]))
             found = cls(parts[0], front, parts[1], _filled(Speakers, described["speakers"]))
-            found.network.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
+            tensors = load_tensors((folder / "model.safetensors").read_bytes())
+            found.network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except (OSError, RuntimeError, SafetensorError, TypeError) as error:
             raise CorruptFile(f"{folder}: damaged, or of another release: {one_line(error)}") from error
         found.network.eval().to(pick_device(device))

@@ -146,7 +146,7 @@ def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: Train
     network.load_state_dict(average.weights)
     network.eval()
     if ranks.is_first:
-        model.save(out)
+        model.save(out, limits.saved_dtype)
         write_json(out / "done.json", {"config": key})
     ranks.barrier()
 
