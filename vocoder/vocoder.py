@@ -1,39 +1,28 @@
-"""The vocoder: a folder that turns tokens or features into a waveform, and refuses those it was not made for.
-
-vocoder.json            format version, shape of the network, what it was trained on
-model.safetensors       weights
-codebook.safetensors    of the tokenizer, where tokens go in as the features that they stand for
-"""
+"""The vocoder: turns tokens or features into a waveform, and refuses those it was not made for."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.distributed import pick_device
-from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch, one_line
-from voxtok.runtime.files import read_description, sha256, write_bytes, write_json
+from voxtok.runtime.errors import ConfigError, TokenizerMismatch
+from voxtok.runtime.files import sha256
 from voxtok.tokenize.quantizer import check_codes, open_quantizer
 from voxtok.tokenize.upstream import Upstream, forbid_tf32
 from voxtok.vocoder.inputs import Frames
 from voxtok.vocoder.model import VocoderModel
-from voxtok.vocoder.model_config import Facts, HifiganConfig, Inputs, IstftConfig, ModelConfig
+from voxtok.vocoder.model_config import Facts, Inputs
+from voxtok.vocoder.vocoder_folder import read_folder, write_folder
 
 if TYPE_CHECKING:
     from voxtok.vocoder.stream import VocoderStream
-
-FORMAT = "voxtok-vocoder"
-VERSION = 1
-T = TypeVar("T")
 
 Samples = npt.NDArray[np.float32]
 Speaker = str | npt.NDArray[np.floating]
@@ -322,14 +311,8 @@ class Vocoder:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), norm
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write the folder; vocoder.json comes last, so that one that opens is complete."""
-        folder = Path(folder)
-        tensors = {name: _stored(tensor, dtype) for name, tensor in self.model.state_dict().items()}
-        write_bytes(folder / "model.safetensors", save_tensors(tensors))
-        if self.codebook is not None:
-            self.codebook.save(folder / "codebook.safetensors")
-        described = {"format": FORMAT, "version": VERSION, "model": asdict(self.model.config)}
-        write_json(folder / "vocoder.json", {**described, "facts": asdict(self.facts)})
+        """Write the folder, with weights in `dtype`."""
+        write_folder(Path(folder), self.model, self.codebook, dtype)
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "auto") -> "Vocoder":
@@ -339,51 +322,11 @@ class Vocoder:
             CorruptFile: not a vocoder folder, or damaged.
             MissingPart: it needs a package that is not installed.
         """
-        folder = mini_folder() if str(folder) == "mini" else Path(folder)
-        if not (folder / "vocoder.json").exists():
-            raise CorruptFile(f"{folder}: not a vocoder folder (no vocoder.json)")
-        described = read_description(folder / "vocoder.json", FORMAT, VERSION, ("model", "facts"))
-        config, facts = described_config(described)
         place = pick_device(device)
         if place.type == "cuda":
             forbid_tf32()
-        model = VocoderModel(config, facts)
-        try:
-            tensors = load_tensors((folder / "model.safetensors").read_bytes())
-            model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise CorruptFile(
-                f"{folder / 'model.safetensors'}: not this vocoder's weights: {one_line(error)}"
-            ) from error
-        needs_codebook = facts.inputs == "features" and facts.tokenizer is not None
-        codebook = Codebook.load(folder / "codebook.safetensors") if needs_codebook else None
+        model, codebook = read_folder(mini_folder() if str(folder) == "mini" else Path(folder))
         return cls(model.eval().to(place), codebook)
-
-
-def described_config(described: dict[str, Any]) -> tuple[ModelConfig, Facts]:
-    """Shape and facts as vocoder.json has them.
-
-    Raises:
-        CorruptFile: a field of another release.
-    """
-    try:
-        shape = dict(described["model"])
-        parts = {"istft": _filled(IstftConfig, shape["istft"]), "hifigan": _filled(HifiganConfig, shape["hifigan"])}
-        return _filled(ModelConfig, {**shape, **parts}), _filled(Facts, described["facts"])
-    except (KeyError, TypeError) as error:
-        raise CorruptFile(f"vocoder.json: damaged, or of another release: {one_line(error)}") from error
-
-
-def _filled(kind: type[T], values: dict[str, Any]) -> T:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if set(values) != known:
-        raise KeyError(f"{kind.__name__} has {sorted(known)}, not {sorted(values)}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    stored = tensor.detach().cpu().contiguous()
-    return stored.to(dtype) if stored.is_floating_point() else stored
 
 
 def mini_folder() -> Path:
