@@ -1,6 +1,5 @@
 """`voxtok continue`: a spoken prompt -> how a unit language model goes on, as speech."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from voxtok.manifests.audio import describe, read_span
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
-from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer import Tokenizer, read_description, tokenizer_folder
 from voxtok.tts.forms import check_form, tokens_for
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.sampling import Drawn, SamplingConfig, draw_utterances, unconditional
@@ -46,7 +45,7 @@ class ContinueConfig:
     speaker_model: str = "mini"
     """What measures that embedding: mini, or a folder."""
     tokenizer: str | None = None
-    """Tokenizer folder; null takes the one beside the model."""
+    """Tokenizer folder, or mini; null takes the one beside the model."""
     upstream: str | None = None
     """Another place of the tokenizer's SSL model."""
     seed: int = 0
@@ -104,11 +103,10 @@ def tokenizer_of(lm: UnitLm, folder: Path | str, tokenizer: str | None) -> Path:
         ConfigError: neither.
         TokenizerMismatch: it is not the one that the model was trained with.
     """
-    beside = Path(tokenizer or Path(folder) / "tokenizer")
-    path = beside / "tokenizer.json"
-    if not path.exists():
+    beside = tokenizer_folder(tokenizer or Path(folder) / "tokenizer")
+    if not (beside / "tokenizer.json").exists():
         raise ConfigError(f"{beside} is no tokenizer folder: give the model's with --tokenizer")
-    found = json.loads(path.read_text(encoding="utf-8")).get("fingerprint", "")
+    found = read_description(beside)["fingerprint"]
     if found != lm.fingerprint:
         raise TokenizerMismatch(
             f"{beside} is tokenizer {found[:12]}, and the model in {folder} was trained on tokens of "
