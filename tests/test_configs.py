@@ -40,6 +40,7 @@ EXPECTED = {
     "speechocean": 2,
     "synth": 3,
     "unit_lm": 2,
+    "vctk": 1,
 }
 
 
