@@ -13,9 +13,11 @@ import torch
 from tests.toy_lm import FINGERPRINT, RATE_HZ, toy_tokens, write_store
 from voxtok.manifests.export import export_flat
 from voxtok.manifests.store import TokenStore
+from voxtok.manifests.subwords import train_subwords
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.runtime.files import read_jsonl
+from voxtok.tokenize.patterns import PatternName
 from voxtok.tokenize.train import TrainConfig
 from voxtok.tts.lm import LmShape, UnitLm
 from voxtok.tts.sampling import SamplingConfig, draw_utterances, unconditional
@@ -143,6 +145,39 @@ def test_stores_of_two_tokenizers_and_other_folders_are_refused(store: str, tmp_
         config(store, tmp_path, batch_steps=8)
     with pytest.raises(ConfigError, match="max-duration-frames"):
         train_lm(config(store, tmp_path / "lm", rows="timed"))
+
+
+@pytest.mark.parametrize("pattern", ["parallel", "flattened", "delayed"])
+def test_several_streams_merged_and_in_pieces(pattern: PatternName, tmp_path: Path) -> None:
+    two = [toy_tokens(9 + i, (7, 5), seed=i) for i in range(6)]
+    one = [toy_tokens(40 + i, seed=i) for i in range(6)]
+    merged = [tokens.dedup() for tokens in one]
+    subwords = train_subwords([tokens.codes[:, 0] for tokens in one], unit_vocab_size=7, vocab_size=12, kind="bpe")
+    pieces = [subwords.apply(tokens, FINGERPRINT) for tokens in one]
+    for name, utterances, sizes in (("two", two, (7, 5)), ("merged", merged, (7,)), ("pieces", pieces, (12,))):
+        store = write_store(tmp_path / name, utterances, sizes)
+        if name == "pieces":
+            described = json.loads((store / "store.json").read_text())
+            (store / "store.json").write_text(json.dumps(described | {"bpe": subwords.sha256}))
+        for rows in ("frames", "merged", "timed"):
+            shape = replace(config("", tmp_path).model, context_steps=200)
+            changed = config(
+                str(store), tmp_path / f"{name}-{rows}", steps=2, rows=rows, pattern=pattern, max_duration_frames=99,
+                model=shape, batch_steps=200,
+            )  # fmt: skip
+            if rows == "frames" and name != "two":
+                with pytest.raises(ConfigError, match="merged or subword pieces"):
+                    train_lm(changed)
+                continue
+            train_lm(changed)
+            lm = UnitLm.load(tmp_path / f"{name}-{rows}", device="cpu")
+            rules = StopRules(max_s=0.4, loop_s=9.0, stuck_tokens=0)
+            prompt = unconditional(lm, utterances[0])
+            found = draw_utterances(lm, [prompt], SamplingConfig(temperature=1.0), [rules], [0])[0].tokens
+            assert found.codes.shape[1] == len(sizes)
+            assert (found.durations is not None) == (rows == "timed" and name != "two")
+            begun = lm.layout.rows_of(found)[: len(lm.layout.rows_of(utterances[0])) - 1]
+            assert begun.tolist() == lm.layout.rows_of(utterances[0])[:-1].tolist()
 
 
 SCRIPT = """

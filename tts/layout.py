@@ -101,7 +101,7 @@ class Layout:
         Raises:
             ConfigError: a piece lasts longer than a row may.
         """
-        if self.rows == "frames":
+        if self.rows == "frames" or (self.rows == "merged" and self.pieces):  # equal pieces in a row stay two
             return tokens.codes.astype(np.int64)
         merged = tokens.dedup()
         codes, durations = merged.codes.astype(np.int64), np.asarray(merged.durations, dtype=np.int64)
