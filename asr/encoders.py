@@ -5,7 +5,6 @@ batch-mates (by some percent of their size). Here each such convolution sees zer
 the edge of a batch of one.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,7 +15,7 @@ from torch import nn
 from voxtok.asr.ebranchformer import EBranchformerLayer, half_forward
 from voxtok.asr.padded import Padded
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.optional import require
+from voxtok.runtime.optional import require_speechbrain
 
 KERNEL = 3  # of the subsampling convolutions
 
@@ -75,7 +74,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, input_width: int) -> None:
         super().__init__()
-        attention = _speechbrain("speechbrain.nnet.attention")
+        attention = require_speechbrain("speechbrain.nnet.attention")
         self.config = config
         self.subsampling = Subsampling(input_width, config)
         self.positions = attention.RelPosEncXL(config.width)
@@ -153,11 +152,11 @@ def _layer(config: EncoderConfig) -> nn.Module:
     }
     layer: Any
     if config.kind == "conformer":
-        conformer = _speechbrain("speechbrain.lobes.models.transformer.Conformer")
+        conformer = require_speechbrain("speechbrain.lobes.models.transformer.Conformer")
         layer = conformer.ConformerEncoderLayer(d_ffn=config.inner, **shape)
         layer.convolution_module.conv = DepthwiseConvolution(config.width, config.kernel, time_first=False)
     else:
-        branchformer = _speechbrain("speechbrain.lobes.models.transformer.Branchformer")
+        branchformer = require_speechbrain("speechbrain.lobes.models.transformer.Branchformer")
         layer = branchformer.BranchformerEncoderLayer(csgu_linear_units=config.inner, **shape)
         gate = DepthwiseConvolution(config.inner // 2, config.kernel, time_first=True)
         # As SpeechBrain begins: a gate that lets nearly everything through.
@@ -170,9 +169,3 @@ def _layer(config: EncoderConfig) -> nn.Module:
         return EBranchformerLayer(layer, merge, (before, after), config.width, config.dropout)
     whole: nn.Module = layer
     return whole
-
-
-def _speechbrain(module: str) -> Any:
-    """Import a part of SpeechBrain without its global switches: it would turn TF32 on for every model."""
-    os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
-    return require(module, "speechbrain")

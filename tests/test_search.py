@@ -1,6 +1,7 @@
 """Searches by name with random recognizers, and where pieces lie in the frames."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from voxtok.asr.search import Method, SearchConfig, Searcher, default_search
 from voxtok.asr.transducer import TransducerConfig
 from voxtok.runtime.errors import ConfigError
 
-pytest.importorskip("speechbrain", reason="encoders come from SpeechBrain: pip install voxtok[speechbrain]")
+pytestmark = pytest.mark.skipif(find_spec("speechbrain") is None, reason="encoders come from voxtok[speechbrain]")
 
 HEADS: dict[str, dict[str, Any]] = {
     "ctc": {"ctc_weight": 1.0},
@@ -80,8 +81,8 @@ def test_batched_is_single(heads: str, method: Method, tmp_path: Path) -> None:
     for item, row, single in zip(items, together, alone, strict=True):
         assert row.get("score") == pytest.approx(single.get("score"), abs=2e-3)
         for word in row.get("words", []):
-            assert 0 <= word["start_s"] <= word["end_s"] <= item.duration_s + 1e-9
-            assert 0 < word["confidence"] <= 1
+            assert 0 <= word["start_s"] <= word["end_s"] <= item.duration_s + 1e-3
+            assert 0 <= word["confidence"] <= 1
 
 
 def test_attention_without_ctc_has_no_times(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.encode import encode_corpus
 
-pytest.importorskip("speechbrain", reason="encoders come from SpeechBrain: pip install voxtok[speechbrain]")
+pytestmark = pytest.mark.skipif(find_spec("speechbrain") is None, reason="encoders come from voxtok[speechbrain]")
 
 PLAIN = TextNormalization(case="lower", punctuation="remove")
 

@@ -1,13 +1,12 @@
 """The HiFi-GAN generator of SpeechBrain (Kong et al. 2020), as the unit HiFi-GAN of Polyak et al. 2021 uses it."""
 
 import math
-import os
 from typing import Any
 
 import torch
 from torch import nn
 
-from voxtok.runtime.optional import require
+from voxtok.runtime.optional import require_speechbrain
 from voxtok.vocoder.model_config import HifiganConfig
 from voxtok.vocoder.plain_hifigan import PlainHifigan
 from voxtok.vocoder.source import Place
@@ -19,9 +18,7 @@ def speechbrain_hifigan() -> Any:
     Raises:
         MissingPart: SpeechBrain is not installed.
     """
-    # Importing it would switch TF32 on, and JIT profiling off, for the whole process.
-    os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
-    return require("speechbrain.lobes.models.HifiGAN", "speechbrain")
+    return require_speechbrain("speechbrain.lobes.models.HifiGAN")
 
 
 def speechbrain_generator(config: HifiganConfig, width_in: int) -> Any:

@@ -8,7 +8,6 @@ and pitch range, nothing else; where verification matters give the folder of a t
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from safetensors.numpy import load, save
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.runtime.files import read_description, sha256, write_bytes, write_json
-from voxtok.runtime.optional import require
+from voxtok.runtime.optional import require_speechbrain
 from voxtok.vocoder.f0 import pitch
 from voxtok.vocoder.mel import MelShape, log_mel, mel_cepstra
 
@@ -166,8 +165,6 @@ class Ecapa:
     sampling_rate = RATE
 
     def __init__(self, checkpoint: Path, device: torch.device) -> None:
-        # Importing SpeechBrain would switch TF32 on, and JIT profiling off, for the whole process.
-        os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
         try:
             weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
             self._net = _ecapa(weights)
@@ -176,7 +173,7 @@ class Ecapa:
             raise CorruptFile(f"{checkpoint} holds no ECAPA-TDNN: {one_line(error)}") from error
         self._net.eval().to(device)
         self._device = device
-        self._features = require("speechbrain.lobes.features", "speechbrain").Fbank(n_mels=80).to(device)
+        self._features = require_speechbrain("speechbrain.lobes.features").Fbank(n_mels=80).to(device)
         self.width = int(weights["fc.conv.weight"].shape[0])
         self.fingerprint = sha256(
             {"family": "ecapa-tdnn", "weights": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
@@ -195,7 +192,7 @@ class Ecapa:
 def _ecapa(weights: dict[str, torch.Tensor]) -> Any:
     """The network of a state dict, whose shapes say how wide it is."""
     first, last = weights["blocks.0.conv.conv.weight"], weights["mfa.conv.conv.weight"]
-    return require("speechbrain.lobes.models.ECAPA_TDNN", "speechbrain").ECAPA_TDNN(
+    return require_speechbrain("speechbrain.lobes.models.ECAPA_TDNN").ECAPA_TDNN(
         first.shape[1],
         channels=[first.shape[0]] * 4 + [last.shape[0]],
         kernel_sizes=[5, 3, 3, 3, 1],
