@@ -106,14 +106,14 @@ def words_of(
             found.append(Word(word, None, None, None))
         else:
             own = pieces[first:last]
-            start_s, end_s = edges_s[own[0].first], edges_s[own[-1].last]
+            start_s, end_s = round(edges_s[own[0].first], 3), round(edges_s[own[-1].last], 3)
             found.append(Word(word, start_s, end_s, geometric_mean([piece.probability for piece in own])))
     return found
 
 
 def geometric_mean(probabilities: Sequence[float]) -> float:
-    """exp of the mean logarithm."""
-    return math.exp(sum(math.log(max(one, LEAST)) for one in probabilities) / len(probabilities))
+    """exp of the mean logarithm, to four digits."""
+    return round(math.exp(sum(math.log(max(one, LEAST)) for one in probabilities) / len(probabilities)), 4)
 
 
 def confidence_of(words: Sequence[Word]) -> float | None:

@@ -3,6 +3,7 @@
 score.json        everything in numbers, with the text normalisation
 score.txt         the same as tables
 alignments.txt    every utterance, word under word, the worst first
+versus.json       the difference to another system's hypotheses, where they are given
 """
 
 import json
@@ -14,7 +15,16 @@ from typing import Any, Literal
 from lhotse.cut import Cut
 
 from voxtok.asr.normalization import Case, Punctuation, TextNormalization
-from voxtok.asr.wer import CONFIDENCE, Errors, Pair, align, bootstrap_interval, character_errors, count
+from voxtok.asr.wer import (
+    CONFIDENCE,
+    Errors,
+    Pair,
+    align,
+    bootstrap_difference,
+    bootstrap_interval,
+    character_errors,
+    count,
+)
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.transcripts import read_transcripts
 from voxtok.runtime.config import parse
@@ -57,6 +67,8 @@ class ScoreConfig:
     """Case of both sides before they are compared: lower, upper or keep."""
     punctuation: Punctuation
     """Punctuation of both sides before they are compared: remove or keep."""
+    versus: str | None = None
+    """Hypotheses of another system for the same references: are those of `hyp` better, and how surely."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     """Bootstrap."""
 
@@ -112,7 +124,7 @@ def score(
 
 def summary(scored: Sequence[Scored], config: ScoringConfig) -> dict[str, Any]:
     """WER and CER of all utterances and of each speaker; rates are null without a reference."""
-    groups = [one.speaker if config.resample == "speaker" else one.cut_id for one in scored]
+    groups = _groups(scored, config)
     found: dict[str, Any] = {"utterances": len(scored)}
     for name, errors in (("wer", [one.words for one in scored]), ("cer", [one.characters for one in scored])):
         interval = bootstrap_interval(errors, groups, replications=config.replications, seed=config.seed)
@@ -130,6 +142,19 @@ def summary(scored: Sequence[Scored], config: ScoringConfig) -> dict[str, Any]:
         for speaker, own in _by_speaker(scored).items()
     ]
     return found
+
+
+def compare(scored: Sequence[Scored], other: Sequence[Scored], config: ScoringConfig) -> dict[str, Any]:
+    """How WER and CER differ from those of another system on the same references, both drawn alike."""
+    groups = _groups(scored, config)
+    rows = {
+        "wer": ([one.words for one in scored], [one.words for one in other]),
+        "cer": ([one.characters for one in scored], [one.characters for one in other]),
+    }
+    return {
+        name: asdict(bootstrap_difference(ours, theirs, groups, replications=config.replications, seed=config.seed))
+        for name, (ours, theirs) in rows.items()
+    }
 
 
 def write_score(
@@ -169,6 +194,15 @@ def table(found: Mapping[str, Any]) -> str:
         rates = f"{percent(row['wer']['rate']):>7} {percent(row['cer']['rate']):>7}"
         lines.append(f"{row['speaker']:20} {row['utterances']:10} {row['wer']['length']:8} {rates}")
     return "\n".join(lines) + "\n"
+
+
+def versus_line(name: str, row: Mapping[str, Any]) -> str:
+    """A difference as text."""
+    if row["rate"] is None:
+        return f"{name.upper()}: nothing to compare"
+    low, high = (100 * bound for bound in row["interval"])
+    difference = f"{100 * row['rate']:+.2f} points ({low:+.2f} .. {high:+.2f})"
+    return f"{name.upper()}: {difference} against the other; better with probability {row['better']:.3f}"
 
 
 def alignment(one: Scored) -> str:
@@ -235,6 +269,10 @@ def read_hypotheses(path: Path | str) -> dict[str, str]:
         raise ManifestError(f"{path}: not hypotheses with id and text ({error})") from error
 
 
+def _groups(scored: Sequence[Scored], config: ScoringConfig) -> list[str]:
+    return [one.speaker if config.resample == "speaker" else one.cut_id for one in scored]
+
+
 def _mark(ref: str, hyp: str) -> str:
     if ref == hyp:
         return ""
@@ -261,4 +299,9 @@ def main(argv: Sequence[str]) -> int:
     scored = score(references, hypotheses, normalization)
     missing = len(references) - len(hypotheses)
     print(table(write_score(config.out, scored, normalization, config.scoring, missing)), end="")
+    if config.versus is not None:
+        other = score(references, read_hypotheses(config.versus), normalization)
+        found = compare(scored, other, config.scoring)
+        write_json(Path(config.out) / "versus.json", {"versus": config.versus} | found)
+        print("\n".join(["", *(versus_line(name, row) for name, row in found.items())]))
     return 0

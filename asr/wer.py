@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import kaldialign
 import numpy as np
+import numpy.typing as npt
 
 Pair = tuple[str, str]
 """(reference, hypothesis); one is empty where there is nothing on its side."""
@@ -85,14 +86,50 @@ def bootstrap_interval(
     Returns:
         The 2.5 and 97.5 percentiles; None without a reference.
     """
+    drawn = _draws([[one.total, one.length] for one in errors], groups, replications, seed)
+    return _interval(drawn[:, 0], drawn[:, 1])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the rate of one system differs from another's on the same utterances."""
+
+    rate: float | None
+    """Rate of the one minus that of the other; below 0 where the one is better."""
+    interval: tuple[float, float] | None
+    """That holds the difference with probability 0.95."""
+    better: float | None
+    """Share of the draws in which the one has fewer errors: its probability of improvement."""
+
+
+def bootstrap_difference(
+    errors: Sequence[Errors], other: Sequence[Errors], groups: Sequence[str], *, replications: int, seed: int
+) -> Difference:
+    """Two systems compared on the same draws (Bisani & Ney 2004); arguments as in `bootstrap_interval`."""
+    pairs = zip(errors, other, strict=True)
+    rows = [[one.total - another.total, one.length] for one, another in pairs]
+    edits, length = (sum(column) for column in zip(*rows, strict=True))
+    if not length:
+        return Difference(None, None, None)
+    drawn = _draws(rows, groups, replications, seed)
+    better = float((drawn[:, 0] < 0).mean() + (drawn[:, 0] == 0).mean() / 2)
+    return Difference(edits / length, _interval(drawn[:, 0], drawn[:, 1]), better)
+
+
+def _draws(
+    rows: Sequence[Sequence[int]], groups: Sequence[str], replications: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """(replications, columns) sums of rows over groups that are drawn with replacement."""
     names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
     sums = np.zeros((len(names), 2))
-    for one, group in zip(errors, groups, strict=True):
-        sums[names[group]] += (one.total, one.length)
-    if not sums[:, 1].any():
-        return None
+    np.add.at(sums, [names[group] for group in groups], np.asarray(rows))
     rng = np.random.default_rng(seed)
-    drawn = np.stack([sums[rng.integers(len(sums), size=len(sums))].sum(axis=0) for _ in range(replications)])
-    rates = drawn[drawn[:, 1] > 0, 0] / drawn[drawn[:, 1] > 0, 1]
-    low, high = np.quantile(rates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return np.stack([sums[rng.integers(len(sums), size=len(sums))].sum(axis=0) for _ in range(replications)])
+
+
+def _interval(edits: npt.NDArray[np.float64], lengths: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    there = lengths > 0
+    if not there.any():
+        return None
+    low, high = np.quantile(edits[there] / lengths[there], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

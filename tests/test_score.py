@@ -11,7 +11,7 @@ from tests.reference_asr import edits
 from tests.toy_corpus import write_toy_corpus
 from voxtok.asr.normalization import TextNormalization
 from voxtok.asr.score import Reference, ScoringConfig, alignment, main, score, summary
-from voxtok.asr.wer import Errors, align, bootstrap_interval, character_errors, count, word_errors
+from voxtok.asr.wer import Errors, align, bootstrap_difference, bootstrap_interval, character_errors, count, word_errors
 from voxtok.runtime.errors import ManifestError
 
 PLAIN = TextNormalization(case="lower", punctuation="remove")
@@ -55,6 +55,21 @@ def test_speakers_drawn_whole_widen_the_interval() -> None:
     assert by_speaker[1] - by_speaker[0] > 1.5 * (by_utterance[1] - by_utterance[0])
 
 
+def test_two_systems_are_compared_on_the_same_draws() -> None:
+    """One error less in each utterance is sure to be better, however much utterances differ; equal ones are not."""
+    other = [Errors(10, substitutions=1 + place % 7) for place in range(40)]
+    ours = [Errors(10, substitutions=place % 7) for place in range(40)]
+    names = [str(place) for place in range(40)]
+    found = bootstrap_difference(ours, other, names, replications=200, seed=0)
+    assert found.rate == pytest.approx(-0.1) and found.better == 1.0
+    assert found.interval == pytest.approx((-0.1, -0.1))
+    same = bootstrap_difference(ours, ours, names, replications=200, seed=0)
+    assert (same.rate, same.interval, same.better) == (0.0, (0.0, 0.0), 0.5)
+    mixed = [ours[place] if place % 2 else Errors(10, substitutions=2 + place % 7) for place in range(40)]
+    assert 0.5 < (bootstrap_difference(ours, mixed, names, replications=200, seed=0).better or 0) <= 1
+    assert bootstrap_difference([Errors()], [Errors()], ["u"], replications=5, seed=0).rate is None
+
+
 def test_an_alignment_reads_word_under_word() -> None:
     (one,) = score({"u1": Reference("the cat sat", "s1")}, {"u1": "the bat sat down"}, PLAIN)
     lines = ["u1 (s1): 2 errors in 3 words", "ref: the cat sat *", "hyp: the bat sat down", "         S       I"]
@@ -89,6 +104,11 @@ def test_the_command_scores_text_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["wer"]["rate"] == 0.5 and found["missing"] == 1
     assert found["normalization"] == {"case": "lower", "punctuation": "remove"}
     assert (tmp_path / "out/alignments.txt").read_text().count("errors in") == 2
+    (tmp_path / "hyp2").write_text("u1 the cat sat\nu2 hello\n")
+    more = ["--case", "lower", "--punctuation", "remove", "--versus", f"{tmp_path}/hyp2"]
+    assert main([*words, *more]) == 0
+    assert "WER: +50.00 points" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/versus.json").read_text())["cer"]["better"] == 0.0
     with pytest.raises(SystemExit):  # what changes the result is asked for
         main(words)
 
