@@ -36,5 +36,10 @@ for input in tokens logmel; do
         --out "$exp/test_$input"
 done
 
+# Which is better, on speakers drawn anew.
+voxtok score --ref "$exp/cuts/cuts_test.jsonl.gz" --hyp "$exp/test_tokens/hypotheses.jsonl" \
+    --versus "$exp/test_logmel/hypotheses.jsonl" --scoring.resample speaker --case lower --punctuation remove \
+    --out "$exp/tokens_versus_logmel"
+
 # What the inputs of an hour take: token arrays compressed as they are kept, features as they are trained on.
 du -sb "$exp"/tokens/train/shar/tokens.*.tar "$exp"/asr_logmel/cache/data/features_0/features.f16

@@ -45,3 +45,7 @@ voxtok decode-asr --model "$exp/recognizer" --data "[$exp/tokens/test]" --search
     --out "$exp/test_greedy"
 voxtok decode-asr --model "$exp/recognizer" --data "[$exp/tokens/test]" --search.method ctc-beam \
     --search.lm "$exp/pieces.arpa" --search.lm-weight 0.3 --out "$exp/test_lm"
+
+# From audio to words with times, in one call.
+voxtok transcribe "$exp/recognizer" "$(find "$exp/test" -name '*.flac' | sort | head -n 1)" --out "$exp/transcript.jsonl"
+cut -c 1-300 "$exp/transcript.jsonl"
