@@ -1,5 +1,6 @@
 """Saying sentences: one to a file, many to a folder that a killed job completes, in the voice of a reference."""
 
+import shutil
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from lhotse import SupervisionSegment
 
 from tests.tiny_vocoder import feature_facts, tiny_config, tiny_vocoder, token_facts
 from tests.toy_corpus import RATE, toy_speech
@@ -22,7 +24,9 @@ from voxtok.tts.refinement import Decoding
 from voxtok.tts.say import SayConfig, main, open_talker, say
 from voxtok.tts.synthesizer import Speakers, Synthesizer
 from voxtok.tts.text import TextConfig, TextFrontEnd
+from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.utterances import Rows, Source
+from voxtok.vocoder.speaker import load_speaker_model
 from voxtok.vocoder.vocoder import Vocoder, identity_fingerprint
 
 TEXTS = ["a big cat", "the cat sat", "at a bat", "big bats, and cats!"]
@@ -213,3 +217,31 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
         tiny_vocoder(tiny_config("harmonic"), feature_facts(8, "f" * 64)).save(tmp_path / "strange")
         say(config(folder, out, "a cat", vocoder=str(tmp_path / "strange"), voice=str(folder / "reference.wav")))
     assert read_json(folder / "tts" / "tts.json")["fingerprint"] == toy_tokenizer().fingerprint
+
+
+def test_a_vocoder_that_is_told_who_speaks(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The only speaker of the training is the default; otherwise a name or a recording is needed."""
+    measure = load_speaker_model("mini")
+    hop = int(RATE / tokenizer.frame_rate_hz)
+    facts = token_facts(
+        tokenizer.vocab_sizes, tokenizer.fingerprint, hop_samples=hop,
+        speaker_width=measure.width, speaker_model=measure.fingerprint,
+    )  # fmt: skip
+    tiny_vocoder(tiny_config("harmonic", speaker="embedding"), facts).save(tmp_path / "vocoder")
+    home = tmp_path / "tts"
+    shutil.copytree(folder / "tts", home)
+    options = {"words": (str(home), "a cat"), "vocoder": str(tmp_path / "vocoder")}
+    with pytest.raises(ConfigError, match="give --speaker"):
+        say(config(folder, tmp_path / "a.wav", "a cat", **options))
+    cut = load_cuts(folder / "reference.wav")[0]
+    cut.supervisions = [SupervisionSegment(cut.id, cut.recording.id, 0, cut.duration, speaker="ann")]
+    TrainedVoices.measure([cut], measure).save(home)
+    say(config(folder, tmp_path / "default.wav", "a cat", **options))
+    say(config(folder, tmp_path / "named.wav", "a cat", speaker="ann", **options))
+    say(config(folder, tmp_path / "heard.wav", "a cat", speaker=str(folder / "reference.wav"), **options))
+    sf.write(tmp_path / "other.wav", toy_speech(2.0, seed=8)[0], RATE)
+    say(config(folder, tmp_path / "changed.wav", "a cat", speaker=str(tmp_path / "other.wav"), **options))
+    made = {name: sf.read(tmp_path / f"{name}.wav")[0] for name in ("default", "named", "heard", "changed")}
+    np.testing.assert_array_equal(made["default"], made["named"])
+    np.testing.assert_allclose(made["default"], made["heard"], atol=1e-3)
+    assert not np.allclose(made["default"], made["changed"], atol=1e-3)

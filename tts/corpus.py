@@ -56,7 +56,7 @@ class CorpusConfig:
     aligner: AlignerConfig = field(default_factory=AlignerConfig)
     """How the aligner is trained, for durations ctc."""
     speaker_model: str = "mini"
-    """What measures speaker embeddings, for model.speaker embedding: mini or a folder."""
+    """What measures speaker embeddings, for model.speaker embedding and for vocoders: mini or a folder."""
 
     def __post_init__(self) -> None:
         if self.durations == "alignment" and self.text.kind == "characters":

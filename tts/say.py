@@ -62,7 +62,8 @@ class SayConfig:
     upstream: str | None = None
     """With --voice: another place of the tokenizer's SSL model."""
     speaker: str | None = None
-    """For a model or vocoder with speakers: the name of one, or for embeddings a recording of the speaker."""
+    """For a model or vocoder with speakers: the name of one, or for embeddings a recording of the speaker. Where a
+    vocoder needs one, the only speaker that the model was trained on is the default."""
     speaker_model: str = "mini"
     """What measures an embedding on the recording: mini or a folder."""
     rounds: int = 8
@@ -134,13 +135,21 @@ def open_talker(config: SayConfig) -> Talker:
     model, speaker = _open_lm(config, folder) if is_lm(folder) else _open_synthesizer(config, folder)
     voice: Voice
     if config.voice is None:
-        voice = vocoder_voice(config.vocoder, model, folder / "tokenizer", speaker, device=config.device)
+        voice = vocoder_voice(
+            config.vocoder, model, folder, speaker, speaker_model=config.speaker_model, device=config.device
+        )
     elif model.untimed:
         raise ConfigError("--voice needs tokens with durations: train the model with rows frames or timed")
     else:
         blend = Blend(k=config.k, weighting=config.weighting, keep_source=1 - config.blend)
         voice = reference_voice(
-            config.voice, config.vocoder, folder / "tokenizer", blend, upstream=config.upstream, device=config.device
+            config.voice,
+            config.vocoder,
+            folder / "tokenizer",
+            blend,
+            upstream=config.upstream,
+            speaker_model=config.speaker_model,
+            device=config.device,
         )
     if config.speaker is not None and model.speaker is None and not voice.takes_speakers:
         raise ConfigError("neither this model nor this vocoder is told who speaks: leave out --speaker")

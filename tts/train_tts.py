@@ -1,6 +1,7 @@
 """`voxtok train-tts`: token store with transcripts -> text-to-token model.
 
 out/tts.json, text.json, model.safetensors, tokenizer/    the model, see synthesizer.py
+out/voices.json        who speaks, as embeddings, for vocoders that are told
 out/durations.jsonl    symbols of the training utterances and their frames; rejected.jsonl: what is not used, and why
 out/training.pt        weights, optimizer, random state: a killed run goes on here, along the same curve
 out/metrics.jsonl      losses and accuracies of training and of held-out speech
@@ -38,9 +39,11 @@ from voxtok.tts.corpus import Corpus, CorpusConfig, read_corpus
 from voxtok.tts.network import TtsNetwork, TtsShape
 from voxtok.tts.synthesizer import Synthesizer
 from voxtok.tts.train_lm import keep_tokenizer
+from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.tts_batches import TtsBatch, batches, collated
 from voxtok.tts.tts_loss import NAMES, terms
 from voxtok.tts.utterances import Utterance
+from voxtok.vocoder.speaker import load_speaker_model
 
 log = logging.getLogger("voxtok")
 
@@ -95,8 +98,16 @@ def train_tts(config: TrainTtsConfig, ranks: Ranks | None = None) -> Path:
     if ranks.is_first:
         write_jsonl(out / "rejected.jsonl", corpus.rejected)
         keep_tokenizer([config.data.store], out, corpus.source.fingerprint)
+        keep_voices(config.data, out)
     train(model, corpus, out, key, config, ranks)
     return out
+
+
+def keep_voices(data: CorpusConfig, out: Path) -> None:
+    """Measure who speaks, once, for vocoders that are told."""
+    if not (out / "voices.json").exists():
+        cuts = (cut for cut, _ in TokenStore.open(data.store))
+        TrainedVoices.measure(cuts, load_speaker_model(data.speaker_model)).save(out)
 
 
 def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: TrainTtsConfig, ranks: Ranks) -> None:

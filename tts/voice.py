@@ -19,12 +19,14 @@ from voxtok.tokenize.quantizer import open_quantizer
 from voxtok.tokenize.tokenizer import config_of, read_description, read_parts
 from voxtok.tts.forms import check_form, tokens_for
 from voxtok.tts.text_to_tokens import TextToTokens
+from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.vocoder.centroids import Centroids
 from voxtok.vocoder.conversion import Blend, Converter
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.make_pool import pool_of
 from voxtok.vocoder.pool import Pool, is_pool
 from voxtok.vocoder.reference import reference_cuts
+from voxtok.vocoder.speaker import load_speaker_model
 from voxtok.vocoder.vocoder import Speaker, Vocoder, identity_fingerprint, mini_folder
 
 Samples = npt.NDArray[np.float32]
@@ -105,15 +107,16 @@ class ReferenceVoice:
 
 
 def vocoder_voice(
-    folder: str, model: TextToTokens, tokenizer: Path, speaker: Speaker | None, *, device: str
+    folder: str, model: TextToTokens, home: Path, speaker: Speaker | None, *, speaker_model: str, device: str
 ) -> VocoderVoice:
     """A vocoder for what a model makes.
 
     Args:
         folder: of the vocoder, or mini.
         model: makes the tokens.
-        tokenizer: folder of its tokenizer.
-        speaker: what the vocoder is told of who speaks.
+        home: the model's folder, with its tokenizer and the voices that it was trained on.
+        speaker: who speaks, for vocoders that are told: a name, an embedding or a recording.
+        speaker_model: what measures a recording.
         device: to compute on.
 
     Raises:
@@ -121,13 +124,22 @@ def vocoder_voice(
         ConfigError: it takes no tokens, or needs durations that the model does not make.
     """
     vocoder = Vocoder.load(folder, device=device)
+    tokenizer = home / "tokenizer"
     check_form(model.frame_rate_hz, model.fingerprint, tokenizer, vocoder, untimed=model.untimed)
-    told = speaker if speaker is None or isinstance(speaker, str) else np.asarray(speaker).tolist()
-    return VocoderVoice(vocoder, speaker, [vocoder_key(folder), told], tokenizer, model.untimed)
+    told = TrainedVoices.load(home).told(vocoder, speaker, speaker_model)
+    named = told if told is None or isinstance(told, str) else np.asarray(told).tolist()
+    return VocoderVoice(vocoder, told, [vocoder_key(folder), named], tokenizer, model.untimed)
 
 
 def reference_voice(
-    reference: str, folder: str, tokenizer: Path, blend: Blend, *, upstream: str | None, device: str
+    reference: str,
+    folder: str,
+    tokenizer: Path,
+    blend: Blend,
+    *,
+    upstream: str | None,
+    speaker_model: str,
+    device: str,
 ) -> ReferenceVoice:
     """The voice of a reference, over frames of the tokenizer's own SSL model and layer.
 
@@ -137,6 +149,8 @@ def reference_voice(
         tokenizer: folder of the tokens' tokenizer.
         blend: neighbours, and how much of the tokens' own frames is left.
         upstream: another place of the tokenizer's SSL model.
+        speaker_model: what measures the reference for a vocoder that is told who speaks; a pool was measured before.
+        device: to compute on.
 
     Raises:
         TokenizerMismatch: a pool or a vocoder of other features.
@@ -151,9 +165,13 @@ def reference_voice(
     else:
         config = features if upstream is None else FeatureConfig(**{**vars(features), "upstream": upstream})
         opened = Features.open(config, device=device)
-        pool, _ = pool_of(reference_cuts(reference), opened, windows=None, trim=False, speaker_model=None)
+        measure = None
+        if vocoder.model.config.speaker == "embedding":
+            measure = load_speaker_model(speaker_model, device=device)
+        pool, _ = pool_of(reference_cuts(reference), opened, windows=None, trim=False, speaker_model=measure)
     converter = Converter(vocoder, pool, blend)
-    return ReferenceVoice(converter, centroids, [vocoder_key(folder), vars(blend), converter.pools_sha256])
+    told = None if converter.speaker is None else np.asarray(converter.speaker).tolist()
+    return ReferenceVoice(converter, centroids, [vocoder_key(folder), vars(blend), converter.pools_sha256, told])
 
 
 def open_centroids(tokenizer: Path) -> tuple[Centroids, FeatureConfig]:
