@@ -65,9 +65,13 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 
 def test_tokens_of_a_store(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
     shape = tiny_config("phases", "table", durations=True, f0_bins=8)
     shape = replace(shape, istft=replace(shape.istft, upsample=1))
-    folder = train_vocoder(config(tmp_path, store=str(corpus / "store"), model=shape))
+    steps = loop(4, tensorboard=True)
+    told = config(tmp_path, store=str(corpus / "store"), model=shape, train=steps)
+    folder = train_vocoder(told)
+    assert list((tmp_path / "out").glob("events.out.tfevents.*"))  # with samples and pictures
     vocoder = Vocoder.load(folder, device="cpu")
     _, tokens = next(iter(TokenStore.open(corpus / "store")))
     f0_hz = np.full(len(tokens), 120.0)
@@ -76,7 +80,7 @@ def test_tokens_of_a_store(corpus: Path, tmp_path: Path) -> None:
     rows = list(read_jsonl(tmp_path / "out" / "metrics.jsonl"))
     assert {"durations", "discriminator", "features"} <= rows[-1].keys() | rows[-2].keys()
     assert any("heldout_mel" in row for row in rows)
-    assert train_vocoder(config(tmp_path, store=str(corpus / "store"), model=shape)) == folder  # done already
+    assert train_vocoder(told) == folder  # done already
 
 
 def test_features_and_tokens_of_a_tokenizer_with_measured_speakers(corpus: Path, tmp_path: Path) -> None:

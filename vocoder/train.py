@@ -6,12 +6,10 @@ out/metrics.jsonl   losses, learning rate, hours of audio per hour, each part's 
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from voxtok.manifests.codebook import Codebook
@@ -33,12 +31,12 @@ from voxtok.runtime.training import (
 )
 from voxtok.tokenize.quantizer import open_quantizer
 from voxtok.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
+from voxtok.vocoder.heldout import look_at, split_heldout
 from voxtok.vocoder.losses import LossConfig, duration_term, mel_distance, pitch_terms
-from voxtok.vocoder.mel import log_mel, quality_shape
 from voxtok.vocoder.model import Synthesis, VocoderModel
 from voxtok.vocoder.segments import Batch, SegmentConfig, batches
-from voxtok.vocoder.speech import Speech, Utterance
-from voxtok.vocoder.vocoder import Speaker, Vocoder
+from voxtok.vocoder.speech import Speech
+from voxtok.vocoder.vocoder import Vocoder
 
 Terms = dict[str, torch.Tensor]
 
@@ -206,18 +204,6 @@ def train(
     return out / "model"
 
 
-def split_heldout(speech: Speech, heldout: int) -> tuple[Speech, list[Utterance]]:
-    """Speech without its last utterances, and those.
-
-    Raises:
-        ConfigError: none would be left to train on.
-    """
-    if len(speech.utterances) <= heldout:
-        raise ConfigError(f"{len(speech.utterances)} utterances leave none to train on with train.heldout {heldout}")
-    kept = len(speech.utterances) - heldout
-    return Speech(speech.utterances[:kept], speech.identity, speech.speakers), speech.utterances[kept:]
-
-
 def update(
     trainee: Trainee,
     optimizers: Optimizers,
@@ -311,34 +297,6 @@ def _average(trainee: Trainee, decay: float, step: int) -> None:
     decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
     for average, weight in zip(trainee.average.parameters(), trainee.model.parameters(), strict=True):
         average.lerp_(weight, 1 - decay)
-
-
-def look_at(vocoder: Vocoder, heldout: Sequence[Utterance], metrics: Metrics, step: int) -> None:
-    """Synthesize held-out utterances: their mean mel distance, and samples and spectrograms for TensorBoard."""
-    distances = []
-    for utterance in heldout:
-        content = torch.from_numpy(utterance.content.astype(np.float32 if vocoder.width else np.int64))
-        samples = vocoder.from_content(content, speaker=_told(vocoder, utterance), f0_hz=_asked(vocoder, utterance))
-        real = utterance.span(0, len(samples))
-        shape = quality_shape(vocoder.sampling_rate)
-        pair = [log_mel(torch.from_numpy(waveform), shape) for waveform in (real, samples)]
-        distances.append(float((pair[0] - pair[1]).abs().mean()))
-        name = utterance.cut.id
-        metrics.add_audio(step, f"{name}/original", real, vocoder.sampling_rate)
-        metrics.add_audio(step, f"{name}/synthetic", samples, vocoder.sampling_rate)
-        metrics.add_picture(step, name, torch.cat(pair, dim=1).T.flip(0).numpy())
-    if distances:
-        metrics.add(step, {"heldout_mel": round(float(np.mean(distances)), 5)})
-
-
-def _told(vocoder: Vocoder, utterance: Utterance) -> Speaker | None:
-    """What the vocoder is told of the speaker."""
-    return utterance.speaker if vocoder.model.config.speaker == "table" else utterance.embedding
-
-
-def _asked(vocoder: Vocoder, utterance: Utterance) -> Any:
-    """The pitch, where it is an input."""
-    return utterance.f0_hz if vocoder.model.config.f0_bins else None
 
 
 def _parts(trainee: Trainee, optimizers: Optimizers) -> dict[str, Any]:
