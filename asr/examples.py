@@ -141,9 +141,9 @@ def require_source(expected: Source, found: Source, where: str) -> None:
 def collate(examples: Sequence[Example]) -> Inputs:
     """A batch of at least one utterance."""
     return Inputs(
-        tokens=_padded([item.tokens for item in examples], torch.int64),
-        features=_padded([item.features for item in examples], torch.float32),
-        context=_padded([item.context for item in examples], torch.int64),
+        tokens=_padded([item.tokens for item in examples], np.int64),
+        features=_padded([item.features for item in examples], np.float32),
+        context=_padded([item.context for item in examples], np.int64),
     )
 
 
@@ -165,14 +165,10 @@ def with_context(examples: Sequence[Example], length: int) -> list[Example]:
     return found
 
 
-def _padded(arrays: Sequence[Codes | Floats | None], dtype: torch.dtype) -> Padded | None:
-    there = [torch.from_numpy(np.ascontiguousarray(_signed(array))).to(dtype) for array in arrays if array is not None]
+def _padded(arrays: Sequence[Codes | Floats | None], dtype: type[np.generic]) -> Padded | None:
+    # Copied, since what is mapped from disk cannot be written, and torch wants what can.
+    there = [torch.from_numpy(np.array(array, dtype=dtype)) for array in arrays if array is not None]
     return pad(there) if there else None
-
-
-def _signed(array: Codes | Floats) -> npt.NDArray[np.generic]:
-    """torch has no arithmetic for most unsigned integers."""
-    return array.astype(np.int64) if array.dtype.kind == "u" else array
 
 
 def _source(stores: Sequence[TokenStore], extractor: FeatureExtractor | None) -> Source:
