@@ -49,7 +49,7 @@ def test_librispeech_100_in_miniature(tmp_path: Path, kind: str) -> None:
         "INPUT": kind,
         "OPTIONS": f"--upstream {model} --layer 2 --vocab-size 8 --cache-gb 1",
         "PIECES": "12",
-        "TEXT_PIECES": "24",
+        "TEXT_PIECES": "14",
         "BEAM": "2",
         "ASR_OPTIONS": SMALL,
     }

@@ -6,6 +6,7 @@
 #   EXP=exp/short SPEAKERS=8 STEPS=60 ./asr.sh         a short form, as in the demo
 #   TOKENIZER=exp/tokenizer ./asr.sh                   another tokenizer than the one that is installed with voxtok
 #   NPROC=2 ./asr.sh                                   training by two processes
+#   ABLATION=1 ./asr.sh                                also without each part of the augmentation
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}/asr
@@ -15,20 +16,22 @@ steps=${STEPS:+--train.steps $STEPS --train.warmup_steps $((STEPS / 8 + 1)) --tr
 
 # Corpora: parts of one seed share no voice and no sentence.
 part() { voxtok corpus synth --out "$exp/$1" --seed 0 --utterances "$utterances" --first-speaker "$2" --speakers "$3"; }
+tenth=$(((speakers + 9) / 10))
 part train 0 "$speakers"
-part dev "$speakers" $((speakers / 20 + 1))
-part test $((speakers + speakers / 20 + 1)) $((speakers / 8 + 1))
+part test "$speakers" "$tenth"
+part dev $((speakers + tenth)) "$tenth"
 
 # Tokens.
 for name in train dev test; do
     voxtok encode --tokenizer "${TOKENIZER:-mini}" --cuts "$exp/$name/cuts.jsonl.gz" --out "$exp/tokens/$name"
 done
 
-# Text: subword units and a language model of the training sentences.
-voxtok text-model --texts "[$exp/train/cuts.jsonl.gz]" --kind unigram --vocab-size "${PIECES:-300}" --case lower \
-    --punctuation remove --out "$exp/text.json"
-voxtok ngram --texts "[$exp/train/cuts.jsonl.gz]" --text-model "$exp/text.json" --units pieces --order 4 \
-    --out "$exp/pieces.arpa"
+# Text: characters, and the words of the training sentences, two by two.
+voxtok text-model --texts "[$exp/train/cuts.jsonl.gz]" --kind characters --case lower --punctuation remove \
+    --out "$exp/text.json"
+voxtok ngram --texts "[$exp/train/cuts.jsonl.gz]" --text-model "$exp/text.json" --units words --order 2 \
+    --out "$exp/words.arpa"
+voxtok graph --text-model "$exp/text.json" --arpa "$exp/words.arpa" --out "$exp/graph"
 
 # The recognizer.
 if [ "${NPROC:-1}" -gt 1 ]; then
@@ -36,16 +39,23 @@ if [ "${NPROC:-1}" -gt 1 ]; then
 else
     run="voxtok"
 fi
-# shellcheck disable=SC2086
-$run train-asr --config "$here/conf/train-asr_tokens.yaml" --data "[$exp/tokens/train]" --dev "[$exp/tokens/dev]" \
-    --text-model "$exp/text.json" --out "$exp/recognizer" $steps
+# train NAME OPTION...: one recognizer, and its errors on the test part by CTC alone and by the graph of known words.
+train() {
+    local name=$1
+    shift
+    # shellcheck disable=SC2086
+    $run train-asr --config "$here/conf/train-asr_tokens.yaml" --data "[$exp/tokens/train]" --dev "[$exp/tokens/dev]" \
+        --text-model "$exp/text.json" --out "$exp/$name" $steps "$@"
+    voxtok decode-asr --model "$exp/$name" --data "[$exp/tokens/test]" --search.method ctc-greedy \
+        --out "$exp/$name/test_greedy"
+    voxtok decode-asr --model "$exp/$name" --data "[$exp/tokens/test]" --search.method graph \
+        --search.graph "$exp/graph" --search.lm-weight "${LM_WEIGHT:-0.5}" --out "$exp/$name/test_graph"
+}
 
-# Test: with CTC alone, and with the language model.
-voxtok decode-asr --model "$exp/recognizer" --data "[$exp/tokens/test]" --search.method ctc-greedy \
-    --out "$exp/test_greedy"
-voxtok decode-asr --model "$exp/recognizer" --data "[$exp/tokens/test]" --search.method ctc-beam \
-    --search.lm "$exp/pieces.arpa" --search.lm-weight 0.3 --out "$exp/test_lm"
-
-# From audio to words with times, in one call.
-voxtok transcribe "$exp/recognizer" "$(find "$exp/test" -name '*.flac' | sort | head -n 1)" --out "$exp/transcript.jsonl"
-cut -c 1-300 "$exp/transcript.jsonl"
+train recognizer
+if [ -n "${ABLATION:-}" ]; then
+    train no_replacement --augment.replace 0
+    train no_frame_masks --augment.frame_masks 0
+    train no_dimension_masks --augment.dim_masks 0
+    train no_augmentation --augment.replace 0 --augment.probability 0
+fi
