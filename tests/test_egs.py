@@ -91,10 +91,10 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
         write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)])
     environment = {
         "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test",
-        "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8",
+        "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
     }  # fmt: skip
     run("mini_hubert", **environment)
-    model = tmp_path / "exp" / "iter8" / "model" / "model.safetensors"
+    model = tmp_path / "exp" / "iter7" / "model" / "model.safetensors"
     table = (tmp_path / "exp" / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()
     assert len(table) == 7
     made = model.stat().st_mtime_ns

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # hubert-mini: the small SSL model that is installed with voxtok, from speech to checkpoint and scores, on one CPU core.
-# Run it again after a stop: it goes on.
+# Run it again after a stop: it goes on. GUIDED=0 leaves out the iterations that phones of synthetic speech guide.
 #
 #   DATA=/data/speech ./run.sh    real speech: folders of Lhotse manifests, CORPORA to train on and TEST to score on
 set -euo pipefail
@@ -14,35 +14,66 @@ steps=${STEPS:+--train.steps $STEPS --train.warmup_steps 1}
 # Data: real speech without the test utterances, and 88 synthetic voices.
 voxtok corpus synth --out "$exp/synth" --speakers "${SPEAKERS:-88}" --utterances 8 --seed 7
 cuts=$(printf "$data/%s," $corpora)
-voxtok corpus join --cuts "[$cuts$exp/synth/cuts.jsonl.gz]" --without "$data/$test" --out "$exp/train.jsonl.gz"
+voxtok corpus join --cuts "[${cuts%,}]" --without "$data/$test" --out "$exp/real.jsonl.gz"
+voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/synth/cuts.jsonl.gz]" --out "$exp/train.jsonl.gz"
 
 # The convolutions learn to be a filter bank.
 voxtok distill --config "$here/conf/distill_front.yaml" --cuts "$exp/train.jsonl.gz" --out "$exp/front" $steps
 
-# tokens NAME UPSTREAM LAYER K HOURS: a codebook, and the tokens of all training speech.
+# tokens NAME UPSTREAM LAYER K HOURS CUTS: a codebook, and the tokens of the cuts.
 tokens() {
-    voxtok fit --upstream "$2" --layer "$3" --vocab-size "$4" --dedup false --hours "$5" \
-        --cuts "$exp/train.jsonl.gz" --out "$exp/tokenizer_$1"
-    voxtok encode --tokenizer "$exp/tokenizer_$1" --cuts "$exp/train.jsonl.gz" --out "$exp/tokens_$1"
+    voxtok fit --upstream "$2" --layer "$3" --vocab-size "$4" --dedup false --hours "$5" --cuts "$6" \
+        --out "$exp/tokenizer_$1"
+    voxtok encode --tokenizer "$exp/tokenizer_$1" --cuts "$6" --out "$exp/tokens_$1"
+}
+
+# iterate N STORES LABELS: train on from the model before.
+iterate() {
+    voxtok pretrain --config "$here/conf/pretrain_iter$1.yaml" --init "$exp/iter$(($1 - 1))/model" \
+        --out "$exp/iter$1" --stores "[$2]" --labels "[$3]" $steps
 }
 
 # Iteration 1: tokens of filter banks, the mean of speech subtracted.
-tokens mfcc mfcc-cmn 0 "${K1:-100}" 1
-tokens logmel logmel-cmn 0 "${K2:-200}" 1
+tokens mfcc mfcc-cmn 0 "${K1:-100}" 1 "$exp/train.jsonl.gz"
+tokens logmel logmel-cmn 0 "${K2:-200}" 1 "$exp/train.jsonl.gz"
 voxtok pretrain --config "$here/conf/pretrain_iter1.yaml" --init "$exp/front/model" --out "$exp/iter1" \
     --stores "[$exp/tokens_mfcc,$exp/tokens_logmel]" $steps
 
 # Iterations 2 to 4: tokens of segment means of the last layer of the model before.
 for i in 2 3 4; do
-    tokens "iter$i" "pooled:$exp/iter$((i - 1))/model" 5 "${K2:-200}" 0.7
-    voxtok pretrain --config "$here/conf/pretrain_iter$i.yaml" --init "$exp/iter$((i - 1))/model" --out "$exp/iter$i" \
-        --stores "[$exp/tokens_iter$i]" $steps
+    tokens "iter$i" "pooled:$exp/iter$((i - 1))/model" 5 "${K2:-200}" 0.7 "$exp/train.jsonl.gz"
+    iterate "$i" "$exp/tokens_iter$i" ""
 done
 
+last=4
+if [ "${GUIDED:-1}" = 1 ]; then
+    # 400 more synthetic voices, and their phones.
+    for i in 1 2; do
+        voxtok corpus synth --out "$exp/synth$i" --speakers "${GUIDES:-200}" --utterances 12 --seed "7$i" --prefix "synth$i"
+    done
+    voxtok corpus join --cuts "[$exp/synth1/cuts.jsonl.gz,$exp/synth2/cuts.jsonl.gz]" --out "$exp/guide.jsonl.gz"
+    voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/guide.jsonl.gz]" --out "$exp/guided.jsonl.gz"
+    voxtok label --of phones --cuts "$exp/guide.jsonl.gz" --out "$exp/phones"
+    voxtok label --of pauses --cuts "$exp/guided.jsonl.gz" --out "$exp/pauses"
+
+    # Iterations 5 and 6: phones of the synthetic speech, beside tokens of all speech.
+    tokens iter5 "pooled:$exp/iter4/model" 5 "${K2:-200}" 0.7 "$exp/guided.jsonl.gz"
+    for i in 5 6; do iterate "$i" "$exp/tokens_iter5" "$exp/phones"; done
+
+    # Iteration 7: clusters of the phones that the model before predicts for the real speech, and pauses of all speech.
+    tokens iter7 "predicted:1:$exp/iter6" 0 "${K1:-100}" 0.5 "$exp/real.jsonl.gz"
+    iterate 7 "$exp/pauses" "$exp/phones,$exp/tokens_iter7"
+    last=7
+fi
+
 # Scores on the test utterances, beside MFCC's, for every layer.
-for upstream in mfcc "$exp/iter4/model"; do
+for upstream in mfcc "$exp/iter$last/model"; do
     layers=$([ "$upstream" = mfcc ] && echo "[0]" || echo "[0,1,2,3,4,5]")
     name=$([ "$upstream" = mfcc ] && echo mfcc || echo hubert_mini)
     voxtok sweep --config "$here/conf/sweep.yaml" --upstream "$upstream" --layers "$layers" \
-        --cuts "$exp/train.jsonl.gz" --heldout-cuts "$data/$test" --out "$exp/sweep_$name"
+        --cuts "$exp/real.jsonl.gz" --heldout-cuts "$data/$test" --out "$exp/sweep_$name"
 done
+
+# A tokenizer of it, like the one that is installed (--tokenizer mini).
+voxtok fit --upstream "$exp/iter$last/model" --layer 5 --vocab-size "${K3:-500}" --dedup false --hours 2 \
+    --cuts "$exp/$([ "$last" = 7 ] && echo guided || echo train).jsonl.gz" --out "$exp/tokenizer_mini"

@@ -9,7 +9,7 @@ voxtok corpus synth --out "$exp/train" --speakers 20 --utterances 20 --seed 0
 voxtok corpus synth --out "$exp/test" --speakers 8 --utterances 15 --seed 1 --prefix test
 voxtok check "$exp/test/cuts.jsonl.gz"
 
-# Tokenizer: k-means on MFCC.
+# Tokenizer: k-means on layer 5 of hubert-mini.
 voxtok fit --config "$here/conf/fit.yaml" --cuts "$exp/train/cuts.jsonl.gz" --out "$exp/tokenizer"
 
 # Tokens: a Lhotse Shar store, and text.
