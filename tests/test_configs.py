@@ -36,7 +36,7 @@ EXPECTED = {
     "kathleen": 2,
     "librispeech": 4,
     "librispeech_100": 3,
-    "mini_hubert": 6,
+    "mini_hubert": 9,
     "speechocean": 2,
     "synth": 3,
     "unit_lm": 2,
