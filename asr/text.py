@@ -17,7 +17,8 @@ import numpy as np
 import sentencepiece
 
 from voxtok.asr.normalization import TextNormalization
-from voxtok.manifests.subwords import LONGEST_SENTENCE_BYTES, code_points
+from voxtok.manifests.characters import code_points
+from voxtok.manifests.subwords import LONGEST_SENTENCE_BYTES
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import checked_description, read_json, sha256, write_json
 

@@ -23,12 +23,13 @@ from voxtok.asr.features import FeatureExtractor, open_extractor
 from voxtok.asr.recognizer import Recognizer
 from voxtok.asr.search import SearchConfig, Searcher, default_search
 from voxtok.asr.tokenizers import open_tokenizers
-from voxtok.manifests.audio import describe, num_samples, read_span, resample
+from voxtok.manifests.audio import describe, num_samples, read_span
+from voxtok.manifests.samples import mono, resample
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import atomic
-from voxtok.tokenize.tokenizer import Tokenizer, mono
+from voxtok.tokenize.tokenizer import Tokenizer
 
 Samples = npt.NDArray[np.float32]
 Read = Callable[[int, int], Samples]

@@ -32,8 +32,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, models, trainers
 
+from voxtok.manifests.characters import as_text
 from voxtok.manifests.store import TokenStore
-from voxtok.manifests.subwords import Kind, Subwords, as_text, train_subwords
+from voxtok.manifests.subwords import Kind, Subwords, train_subwords
 
 UTTERANCE_TOKENS = 700
 Sequences = list[npt.NDArray[np.int64]]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import torch
 from lhotse import Recording
 from lhotse.audio import AudioSource
 from lhotse.augmentation import AudioTransform, Resample, get_or_create_resampler
@@ -21,6 +20,7 @@ from lhotse.cut import Cut, MonoCut, MultiCut
 from lhotse.utils import compute_num_samples
 
 from voxtok.manifests.riff import RIFF_FORMATS, lacking_s
+from voxtok.manifests.samples import fill, filtered
 from voxtok.runtime.errors import BadAudio, one_line
 
 Samples = npt.NDArray[np.float32]
@@ -102,38 +102,15 @@ def read_span(cut: Cut, sampling_rate: int, start: int, stop: int) -> Samples:
         return np.zeros(0, dtype=np.float32)
     rate = native_rate(cut)
     if rate == sampling_rate:
-        return _fill(_mono(read_channels(cut, start, stop)), stop - start)
+        return fill(_mono(read_channels(cut, start, stop)), stop - start)
     common = math.gcd(rate, sampling_rate)
     block_in, block_out = rate // common, sampling_rate // common  # the filter repeats every block
     margin = math.ceil(get_or_create_resampler(rate, sampling_rate).width / block_in) + 1
     first = max(start // block_out - margin, 0)
     last = math.ceil(stop / block_out) + margin
     samples = _mono(read_channels(cut, first * block_in, last * block_in))
-    resampled = _filtered(samples, rate, sampling_rate)
-    return _fill(resampled[start - first * block_out : stop - first * block_out], stop - start)
-
-
-def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
-    """Resample a whole recording in memory to the samples that `read_audio` gives of it in a file.
-
-    Args:
-        samples: (n,) float32.
-        from_rate, to_rate: Hz.
-
-    Returns:
-        (n * to_rate / from_rate, rounded half up,) float32, Lhotse's rule.
-    """
-    if from_rate == to_rate:
-        return samples
-    length = int(compute_num_samples(len(samples) / from_rate, to_rate))
-    return _fill(_filtered(samples, from_rate, to_rate)[:length], length)
-
-
-def _filtered(samples: Samples, from_rate: int, to_rate: int) -> Samples:
-    """Windowed sinc, as Lhotse does; (n * to_rate / from_rate, rounded up,)."""
-    with torch.inference_mode():
-        resampled: Samples = get_or_create_resampler(from_rate, to_rate)(torch.from_numpy(samples)).numpy()
-    return resampled
+    resampled = filtered(samples, rate, sampling_rate)
+    return fill(resampled[start - first * block_out : stop - first * block_out], stop - start)
 
 
 def native_rate(cut: Cut) -> int:
@@ -227,7 +204,7 @@ def _read_direct(cut: Cut, source: AudioSource, rate: int, start: int, stop: int
         except soundfile.SoundFileError as error:
             raise BadAudio(cut.id, "truncated", one_line(error)) from error
     _check_length(cut, start + audio.shape[1], stop, rate)
-    return _fill(audio, stop - start)
+    return fill(audio, stop - start)
 
 
 def _check_has_recording(cut: Cut) -> None:
@@ -301,9 +278,3 @@ def _check_length(cut: Cut, found: int, expected: int, rate: int) -> None:
 
 def _mono(audio: Samples) -> Samples:
     return np.ascontiguousarray(audio[0] if len(audio) == 1 else audio.mean(axis=0), dtype=np.float32)
-
-
-def _fill(audio: Samples, length: int) -> Samples:
-    """Zeros after the end, where the last few samples are missing within the tolerance, or by rounding."""
-    lacking = length - audio.shape[-1]
-    return np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, lacking)]) if lacking else np.ascontiguousarray(audio)

@@ -1,8 +1,8 @@
 """Subword units over tokens: BPE or unigram pieces of several tokens each, by sentencepiece.
 
-sentencepiece works on text, so each token is written as a character. That stays in this file: pieces are numbers to
-programs and `12-12-7` to people. Every single token is a piece, seen in training or not, so any sequence of tokens has
-an exact way there and back, without an unknown piece.
+sentencepiece works on text, so each token is written as a character (see characters). That stays here: pieces are
+numbers to programs and `12-12-7` to people. Every single token is a piece, seen in training or not, so any sequence of
+tokens has an exact way there and back, without an unknown piece.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from voxtok.manifests.characters import MOST_TOKENS, as_text, from_text
 from voxtok.manifests.tokens import Codes, TokenSequence, compact, smallest_dtype
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import write_bytes
@@ -26,16 +27,6 @@ from voxtok.runtime.files import write_bytes
 Kind = Literal["bpe", "unigram"]
 Pieces = npt.NDArray[np.int64]
 
-BLOCKS = (
-    *((lead << 6, 64) for lead in range(0x04, 0x20)),  # U+0100 .. U+07FF, two bytes of UTF-8
-    *((lead << 12, 4096) for lead in (4, 5, 6, 7, 8, 9, 10, 11, 12, 14)),  # three bytes
-    *((max(lead << 18, 0x10000), 32768) for lead in range(5)),  # four bytes
-)
-"""(first code point, size) of the characters for tokens; each block has a first byte of UTF-8 of its own.
-
-Left out are white space, surrogates, and what has a meaning to sentencepiece: U+2581 and U+FFFD among them.
-"""
-MOST_TOKENS = sum(size for _, size in BLOCKS)
 SENTENCE_TOKENS = 8192
 """Longer utterances are cut for training: sentencepiece's trainer has limits on a sentence. Encoding has none."""
 LONGEST_SENTENCE_BYTES = 1 << 30
@@ -275,39 +266,6 @@ def train_subwords(
             "or train on more tokens"
         ) from error
     return Subwords(model.getvalue())
-
-
-@cache
-def code_points() -> npt.NDArray[np.uint32]:
-    """(MOST_TOKENS,) the character of each token: from every block one, then from every block the next.
-
-    sentencepiece 0.2.3 looks for the substrings to begin unigram with among bytes, and finds only those that are
-    followed by characters with different first bytes: tokens from one block would give it next to none.
-    """
-    points = np.concatenate([np.arange(start, start + size) for start, size in BLOCKS])
-    places = np.concatenate([np.arange(size) for _, size in BLOCKS])
-    return points[np.argsort(places, kind="stable")].astype("<u4")
-
-
-def as_text(codes: npt.NDArray[Any]) -> str:
-    """Tokens as sentencepiece sees them; never to be shown."""
-    points: npt.NDArray[np.uint32] = code_points()[codes]
-    return points.tobytes().decode("utf-32-le")
-
-
-def from_text(text: str) -> npt.NDArray[np.int64]:
-    """The inverse of `as_text`.
-
-    Raises:
-        ValueError: a character that stands for no token.
-    """
-    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    order = np.argsort(code_points())
-    places = np.searchsorted(code_points()[order], points).clip(max=MOST_TOKENS - 1)
-    tokens: npt.NDArray[np.int64] = order[places]
-    if not np.array_equal(code_points()[tokens], points):
-        raise ValueError("its pieces are not made of tokens")
-    return tokens
 
 
 def _sentences(sequences: Iterable[npt.NDArray[Any]], unit_vocab_size: int) -> Iterator[str]:

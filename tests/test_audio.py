@@ -14,7 +14,8 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut, MonoCut
 from lhotse.utils import compute_num_samples
 
-from voxtok.manifests.audio import REASONS, describe, num_samples, read_audio, read_channels, read_span, resample
+from voxtok.manifests.audio import REASONS, describe, num_samples, read_audio, read_channels, read_span
+from voxtok.manifests.samples import resample
 from voxtok.runtime.errors import BadAudio
 
 RATES = [8000, 16000, 22050, 44100, 48000]

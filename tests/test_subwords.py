@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import reference_subwords
-from voxtok.manifests.subwords import (
-    BLOCKS,
-    MOST_TOKENS,
-    Kind,
-    Subwords,
-    as_text,
-    code_points,
-    from_text,
-    train_subwords,
-)
+from voxtok.manifests.characters import BLOCKS, MOST_TOKENS, as_text, code_points, from_text
+from voxtok.manifests.subwords import Kind, Subwords, train_subwords
 from voxtok.manifests.tokens import Codes, TokenSequence
 from voxtok.runtime.errors import ConfigError, CorruptFile
 

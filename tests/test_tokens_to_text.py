@@ -25,8 +25,8 @@ from voxtok.asr.search import SearchConfig
 from voxtok.asr.text import TextConfig, train_text_model
 from voxtok.asr.train_asr import TrainAsrConfig, train_asr
 from voxtok.asr.transcribe import LongAudio, Transcriber, pause, plan
-from voxtok.manifests.audio import resample
 from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.samples import resample
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.runtime.files import read_jsonl

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from voxtok.manifests.samples import mono
 from voxtok.manifests.tokens import TokenSequence, compact
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.frame_stream import FrameStream
-from voxtok.tokenize.tokenizer import Tokenizer, mono
+from voxtok.tokenize.tokenizer import Tokenizer
 
 
 class TokenStream:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from voxtok.manifests.audio import resample
 from voxtok.manifests.codebook import Codebook
+from voxtok.manifests.samples import mono, resample
 from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import Codes, TokenSequence, smallest_dtype
 from voxtok.runtime import files
@@ -254,21 +254,6 @@ class Tokenizer:
                 "give the original model with --upstream, or fit again"
             )
         return tokenizer
-
-
-def mono(samples: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """(num_samples,) or (channels, num_samples) as (num_samples,) float32, channels averaged.
-
-    Raises:
-        ConfigError: another shape, or not finite.
-    """
-    array = np.atleast_2d(np.asarray(samples, dtype=np.float32))
-    if array.ndim != 2:
-        raise ConfigError(f"samples are (num_samples,) or (channels, num_samples), not {array.shape}")
-    averaged: npt.NDArray[np.float32] = array.mean(axis=0)
-    if not np.isfinite(averaged).all():
-        raise ConfigError("samples have NaN or infinite values")
-    return averaged
 
 
 def tokenizer_folder(name: Path | str) -> Path:

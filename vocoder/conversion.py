@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from voxtok.manifests.audio import resample
+from voxtok.manifests.samples import mono, resample
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.tokenizer import mono
 from voxtok.tokenize.weights import hash_weights
 from voxtok.tokenize.windows import WindowConfig
 from voxtok.vocoder.features import Features, require_same_features

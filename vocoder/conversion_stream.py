@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from voxtok.manifests.samples import mono
 from voxtok.tokenize.frame_stream import FrameStream
-from voxtok.tokenize.tokenizer import mono
 from voxtok.tokenize.windows import WindowConfig
 from voxtok.vocoder.conversion import Converter, Samples
 from voxtok.vocoder.features import Features, require_same_features

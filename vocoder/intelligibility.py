@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from voxtok.manifests.audio import resample
+from voxtok.manifests.samples import resample
 from voxtok.runtime.errors import ConfigError, MissingPart, one_line
 from voxtok.runtime.optional import require
 
@@ -53,9 +53,7 @@ def load_utmos(path: Path | str, device: torch.device) -> Callable[[Samples, int
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # published models are TorchScript
+            warnings.simplefilter("ignore", DeprecationWarning)  # published models are TorchScript
             model = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} is no TorchScript model: {one_line(error)}") from error

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from lhotse.cut import Cut
 
-from voxtok.manifests.audio import Samples, read_audio, resample
+from voxtok.manifests.audio import Samples, read_audio
 from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.samples import resample
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model, mean_embedding
 from voxtok.vocoder.vocoder import Speaker, Vocoder
