@@ -33,7 +33,8 @@ class KMeansConfig:
     tolerance: float = 5e-4
     """Passes end when one lowers the inertia by less than this share."""
     sample_per_centroid: int = 256
-    """Frames per centroid in the sample, which stays in memory: K x this x D values, and K x this x 256 of float32."""
+    """Frames per centroid in the sample, which stays in memory: K x this x D values, and a few hundred bytes a frame
+    for its components (up to 6 D bytes where frames have no structure)."""
     sample_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the sample."""
     backend: Literal["voxtok", "faiss"] = "voxtok"
@@ -55,9 +56,9 @@ class State:
     """A fit between two steps: the next one depends on nothing else, so a killed fit goes on to the same bytes."""
 
     centroids: torch.Tensor
-    """(K, C) among components before the phase `polish`, (K, D) from there on; empty before the first step."""
+    """(K, C) among components before the phases `polish` and `pass`, (K, D) from there on; empty at first."""
     sizes: torch.Tensor
-    """(K,) int64 frames that each centroid is the mean of; empty before `polish`."""
+    """(K,) int64 frames that each centroid is the mean of; empty before the phase `sample`."""
     phase: Phase = "seed"
     iteration: int = 0
     """Steps made in this phase."""
