@@ -10,19 +10,23 @@ import pytest
 import soundfile as sf
 
 from tests.tiny_models import save_tiny
+from tests.tiny_vocoder import feature_facts, tiny_config, tiny_vocoder
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.files import read_json, read_jsonl
+from voxtok.tts.failures import FAILURES
+from voxtok.vocoder.speaker import load_speaker_model
+from voxtok.vocoder.vocoder import Vocoder, identity_fingerprint
 
 EGS = Path(__file__).parent.parent / "egs"
 
 
-def run(script: str, *words: str, **environment: str) -> str:
+def run(script: str, *words: str, stages: str = "run.sh", **environment: str) -> str:
     """Run a recipe with this interpreter's commands first on the PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [str(EGS / script / "run.sh"), *words],
+        [str(EGS / script / stages), *words],
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
@@ -120,3 +124,63 @@ def test_kathleen_in_miniature(tmp_path: Path) -> None:
     made = model.stat().st_mtime_ns
     run("kathleen", **environment)
     assert model.stat().st_mtime_ns == made
+
+
+TINY_TTS = (
+    "--model.width 16 --model.heads 2 --model.encoder_blocks 1 --model.decoder_blocks 1 --data.text.kind characters "
+    "--data.aligner.steps 3 --train.steps 2 --train.warmup_steps 1 --train.checkpoint_steps 2 --train.dtype float32 "
+    "--train.tensorboard false --train.workers 0"
+)
+
+
+@pytest.mark.slow
+def test_ljspeech_in_miniature(tmp_path: Path) -> None:
+    """Every stage on toy speech laid out as LJSpeech is; then again, and nothing is done twice."""
+    (tmp_path / "LJ" / "wavs").mkdir(parents=True)
+    lines = []
+    for index in range(8):
+        name = f"LJ001-{index:04d}"
+        sf.write(tmp_path / "LJ" / "wavs" / f"{name}.wav", toy_speech(1.5 + 0.1 * index, seed=index)[0], RATE)
+        lines.append(f"{name}|A toy, No. {index}.|A toy, number {'ab'[index % 2]}.\n")
+    (tmp_path / "LJ" / "metadata.csv").write_text("".join(lines))
+    environment = {
+        "EXP": str(tmp_path / "exp"), "CORPUS": str(tmp_path / "LJ"), "EVERY": "4", "TTS_OPTIONS": TINY_TTS,
+        "OPTIONS": f"--upstream {save_tiny('hubert-base', tmp_path / 'model')} --layer 2 --vocab-size 8 --cache-gb 1",
+        "VOCODER_OPTIONS": "--model.width 8 --model.istft.width 8 --model.istft.coarse_blocks 1 "
+        "--model.istft.fine_blocks 1 --segments.batch_size 2 --segments.segment_frames 10 --losses.resolutions [256] "
+        "--train.steps 2 --train.adversarial_from 2 --train.warmup_steps 1 --train.heldout 1 --train.dtype float32 "
+        "--train.tensorboard false --train.workers 0",
+    }  # fmt: skip
+    run("ljspeech", **environment)
+    exp = tmp_path / "exp"
+    report = read_json(exp / "quality.json")
+    assert report["sentences"] == report["compared"] == 2 and report["scores"]["mcd_db"] > 0
+    assert TokenStore.open(exp / "tokens" / "train").summary["utterances"] == 4
+    made = [path.stat().st_mtime_ns for path in (exp / "tts" / "model.safetensors", exp / "said" / "summary.json")]
+    run("ljspeech", **environment)
+    again = [path.stat().st_mtime_ns for path in (exp / "tts" / "model.safetensors", exp / "said" / "summary.json")]
+    assert made == again
+
+
+@pytest.mark.slow
+def test_speech_of_kathleen_in_miniature(tmp_path: Path) -> None:
+    """Every stage of tts.sh on toy speech, by a vocoder of features that is told who speaks, in two voices."""
+    write_toy_corpus(tmp_path / "real", [2.0 + 0.05 * index for index in range(16)], speakers=1)
+    tokenizer = toy_tokenizer(upstream="mini", layer=1)
+    tokenizer.save(tmp_path / "tokenizer")
+    measure = load_speaker_model("mini")
+    facts = feature_facts(
+        tokenizer.upstream.width, identity_fingerprint(tokenizer.upstream.identity, (1,)), speaker_width=measure.width,
+        tokenizer=tokenizer.fingerprint, vocab_sizes=tokenizer.vocab_sizes, speaker_model=measure.fingerprint,
+    )  # fmt: skip
+    network = tiny_vocoder(tiny_config("harmonic", speaker="embedding"), facts).model
+    Vocoder(network, tokenizer.codebook).save(tmp_path / "vocoder")
+    run(
+        "kathleen", stages="tts.sh", EXP=str(tmp_path / "exp"), DATA=str(tmp_path), CORPUS="real", TEXT_FIELD="text",
+        TOKENIZER=str(tmp_path / "tokenizer"), VOCODER=str(tmp_path / "vocoder"),
+        VOICE=str(tmp_path / "real" / "audio" / "utt000.wav"), TTS_OPTIONS=f"{TINY_TTS} --data.text_field text",
+    )  # fmt: skip
+    report = read_json(tmp_path / "exp" / "tts" / "quality.json")
+    assert report["sentences"] == report["compared"] == 2 and set(report["failures"]) == set(FAILURES)
+    voices = read_json(tmp_path / "exp" / "tts" / "quality_voice.json")["scores"]
+    assert sum(name.startswith("similarity ") for name in voices) == 2

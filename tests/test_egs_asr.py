@@ -8,8 +8,8 @@ import soundfile as sf
 
 from tests.test_egs import run
 from tests.tiny_models import save_tiny
-from tests.toy_corpus import RATE, toy_speech
-from tests.toy_tokenizer import tree
+from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
+from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.runtime.files import read_json
 
 WORDS = "THE CAT SAT ON A MAT AND ATE FISH".split()
@@ -60,3 +60,35 @@ def test_librispeech_100_in_miniature(tmp_path: Path, kind: str) -> None:
     assert f"asr_{kind}/model/asr.json" in made
     run("librispeech_100", **environment)
     assert tree(tmp_path / "exp") == made
+
+
+@pytest.mark.slow
+def test_tokens_against_logmel_in_miniature(tmp_path: Path) -> None:
+    """Both recognizers of the speechocean recipe, of two updates, on toy speech of ten speakers."""
+    write_toy_corpus(tmp_path / "real", [1.0 + 0.05 * index for index in range(20)], speakers=10)
+    toy_tokenizer(upstream="mini", layer=1).save(tmp_path / "tokenizer")
+    run(
+        "speechocean",
+        EXP=str(tmp_path / "exp"),
+        DATA=str(tmp_path),
+        CORPORA="real",
+        TOKENIZER=str(tmp_path / "tokenizer"),
+        STEPS="2",
+    )
+    for kind in ("tokens", "logmel"):
+        assert read_json(tmp_path / "exp" / f"test_{kind}" / "score.json")
+
+
+@pytest.mark.slow
+def test_synthetic_speech_to_text_in_miniature(tmp_path: Path) -> None:
+    """Two voices, two updates, and both searches; a second run trains nothing again."""
+    pytest.importorskip("espeakng_loader")
+    pytest.importorskip("kaldi_decoder")
+    environment = {"EXP": str(tmp_path), "SPEAKERS": "2", "UTTERANCES": "3", "STEPS": "2"}
+    run("synth", script="asr.sh", **environment)
+    model = tmp_path / "asr" / "recognizer" / "model" / "model.safetensors"
+    made = model.stat().st_mtime_ns
+    for search in ("greedy", "graph"):
+        assert read_json(tmp_path / "asr" / "recognizer" / f"test_{search}" / "score.json")
+    run("synth", script="asr.sh", **environment)
+    assert model.stat().st_mtime_ns == made
