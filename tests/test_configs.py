@@ -14,6 +14,7 @@ from voxtok.tokenize.pretrain import PretrainConfig
 from voxtok.tokenize.quality import QualityConfig
 from voxtok.tokenize.sweep import SweepConfig
 from voxtok.tts.train_lm import TrainLmConfig
+from voxtok.tts.train_tts import TrainTtsConfig
 from voxtok.vocoder.train_vocoder import TrainVocoderConfig
 
 EGS = Path(__file__).parent.parent / "egs"
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "train-asr": (TrainAsrConfig, ["--data", "[d]", "--dev", "[d]", "--text-model", "t", "--out", "o"]),
     "quality": (QualityConfig, ["--store", "s", "--out", "o"]),
     "train-lm": (TrainLmConfig, ["--stores", "[s]", "--out", "o"]),
+    "train-tts": (TrainTtsConfig, ["--data.store", "s", "--out", "o"]),
     "train-vocoder": (TrainVocoderConfig, ["--store", "s", "--out", "o"]),
 }
 """A config is for the command that its name begins with, else it describes a tokenizer to fit."""
@@ -33,9 +35,10 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
 
 EXPECTED = {
     "folder": 1,
-    "kathleen": 2,
+    "kathleen": 3,
     "librispeech": 4,
     "librispeech_100": 3,
+    "ljspeech": 3,
     "mini_hubert": 9,
     "speechocean": 2,
     "synth": 3,

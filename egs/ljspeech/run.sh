@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# LJSpeech: text to speech by tokens of one speaker. Run it again after a stop: it goes on.
+#
+#   ./run.sh                                               downloads LJSpeech and HuBERT base
+#   CORPUS=/data/LJSpeech-1.1 ./run.sh                     a copy that is already on disk
+#   OPTIONS="--upstream /models/hubert-base" ./run.sh      weights that are already on disk
+#   NPROC=4 ./run.sh                                       4 GPUs
+#   ASR=exp/asr ./run.sh                                   a recognizer's folder: error rates too
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+exp=${EXP:-$here/exp}
+corpus=${CORPUS:-$exp/download/LJSpeech-1.1}
+
+if [ "${NPROC:-1}" -gt 1 ]; then
+    run="torchrun --standalone --nproc-per-node $NPROC -m voxtok.runtime.commands"
+else
+    run="voxtok"
+fi
+
+# Data: manifests by Lhotse; every 100th sentence is for tests, the one after it for measurements while training.
+download=$([ -n "${CORPUS:-}" ] || echo --download)
+# shellcheck disable=SC2086
+voxtok corpus ljspeech --corpus-dir "$corpus" --out "$exp/data" $download
+gzip -dc "$exp/data/cuts.jsonl.gz" | awk -v n="${EVERY:-100}" 'NR % n == 0' | gzip -n > "$exp/data/cuts_test.jsonl.gz"
+gzip -dc "$exp/data/cuts.jsonl.gz" | awk -v n="${EVERY:-100}" 'NR % n == 1' | gzip -n > "$exp/data/cuts_valid.jsonl.gz"
+voxtok corpus join --cuts "[$exp/data/cuts_test.jsonl.gz,$exp/data/cuts_valid.jsonl.gz]" \
+    --out "$exp/data/cuts_heldout.jsonl.gz"
+voxtok corpus join --cuts "[$exp/data/cuts.jsonl.gz]" --without "$exp/data/cuts_heldout.jsonl.gz" \
+    --out "$exp/data/cuts_train.jsonl.gz"
+
+# Tokens.
+# shellcheck disable=SC2086
+$run fit --config "$here/conf/fit.yaml" --cuts "$exp/data/cuts_train.jsonl.gz" --out "$exp/tokenizer" ${OPTIONS:-}
+for part in train valid test; do
+    $run encode --tokenizer "$exp/tokenizer" --cuts "$exp/data/cuts_$part.jsonl.gz" --out "$exp/tokens/$part"
+done
+
+# Tokens to speech, and text to tokens.
+# shellcheck disable=SC2086
+$run train-vocoder --config "$here/conf/train-vocoder.yaml" --store "$exp/tokens/train" --out "$exp/vocoder" \
+    ${VOCODER_OPTIONS:-}
+# shellcheck disable=SC2086
+$run train-tts --config "$here/conf/train-tts.yaml" --data.store "$exp/tokens/train" --data.valid "$exp/tokens/valid" \
+    --out "$exp/tts" ${TTS_OPTIONS:-}
+
+# The test sentences: said from their texts, and made from the recordings' own tokens.
+voxtok say "$exp/tts" --texts "$exp/data/cuts_test.jsonl.gz" --text-field normalized_text \
+    --vocoder "$exp/vocoder/model" --out "$exp/said"
+voxtok synthesize --store "$exp/tokens/test" --vocoder "$exp/vocoder/model" --out "$exp/resynthesized"
+
+# Scores.
+voxtok tts-quality --said "$exp/said" --reference "$exp/data/cuts_test.jsonl.gz" --out "$exp/quality.json"
+if [ -n "${ASR:-}" ]; then
+    for part in said resynthesized; do
+        voxtok encode --tokenizer "${ASR_TOKENIZER:-$ASR/tokenizers/0}" --cuts "$exp/$part/cuts.jsonl.gz" \
+            --out "$exp/heard/$part/tokens"
+        voxtok decode-asr --model "$ASR" --data "[$exp/heard/$part/tokens]" --search.method ctc-greedy \
+            --out "$exp/heard/$part/text"
+    done
+fi
