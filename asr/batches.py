@@ -95,7 +95,7 @@ def training_set(
     Args:
         examples: all.
         text: the text model.
-        frames_needed: encoder frames without which a text has no path; `ctc_frames` for CTC.
+        frames_needed: encoder frames without which a text has no path; `ctc_frames` or `one_frame`.
         num_frames: encoder frames for input frames.
         augment: as in TrainingSet.
     """
@@ -122,6 +122,11 @@ def ctc_frames(numbers: Sequence[int]) -> int:
     Worked: 5 5 7 needs 4 frames: 5 blank 5 7.
     """
     return len(numbers) + sum(a == b for a, b in pairwise(numbers))
+
+
+def one_frame(numbers: Sequence[int]) -> int:
+    """Frames that an attention decoder and a transducer need for a text, however long."""
+    return 1
 
 
 def plan_epoch(lengths: Sequence[int], batch_frames: int, seed: int, epoch: int) -> list[list[int]]:

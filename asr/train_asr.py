@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from voxtok.asr.augment import AugmentConfig
-from voxtok.asr.batches import TrainingSet, batches, ctc_frames, plan_epoch, training_set
+from voxtok.asr.batches import TrainingSet, batches, ctc_frames, one_frame, plan_epoch, training_set
 from voxtok.asr.evaluate import evaluate
 from voxtok.asr.examples import JOINED, Examples, read_examples
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
@@ -122,8 +122,8 @@ def read_data(config: TrainAsrConfig, device: torch.device, ranks: Ranks) -> tup
 def usable(
     config: TrainAsrConfig, examples: Examples, text: TextModel, augment: AugmentConfig | None
 ) -> tuple[TrainingSet, list[dict[str, str]]]:
-    """What the heads can be trained on, and why not the rest; CTC needs a frame for each piece of text."""
-    needed = ctc_frames if config.model.ctc_weight > 0 else len
+    """What the heads can be trained on, and why not the rest; CTC needs frames for all pieces of a text, others one."""
+    needed = ctc_frames if config.model.ctc_weight > 0 else one_frame
     return training_set(examples, text, needed, config.model.encoder.num_frames, augment)
 
 
