@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 
@@ -201,6 +202,14 @@ def test_windows_of_long_audio_give_the_words_of_the_whole(folder: Path, tmp_pat
     assert whole.text == found.text == said
     assert [word.start_s for word in found.words] == pytest.approx([word.start_s for word in whole.words], abs=0.2)
     soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    spans: list[tuple[int, int]] = []
+
+    def read(start: int, stop: int) -> npt.NDArray[np.float32]:
+        spans.append((start, stop))
+        return samples[start:stop]
+
+    assert windows.transcribe(read, len(samples)) == found
+    assert len(spans) > 5 and max(stop - start for start, stop in spans) == 5 * RATE  # so memory is bounded
     assert windows.file(tmp_path / "long.wav") == found
 
 
