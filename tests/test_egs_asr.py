@@ -85,10 +85,10 @@ def test_synthetic_speech_to_text_in_miniature(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     pytest.importorskip("kaldi_decoder")
     environment = {"EXP": str(tmp_path), "SPEAKERS": "2", "UTTERANCES": "3", "STEPS": "2"}
-    run("synth", script="asr.sh", **environment)
+    run("synth", stages="asr.sh", **environment)
     model = tmp_path / "asr" / "recognizer" / "model" / "model.safetensors"
     made = model.stat().st_mtime_ns
     for search in ("greedy", "graph"):
         assert read_json(tmp_path / "asr" / "recognizer" / f"test_{search}" / "score.json")
-    run("synth", script="asr.sh", **environment)
+    run("synth", stages="asr.sh", **environment)
     assert model.stat().st_mtime_ns == made
