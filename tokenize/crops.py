@@ -141,15 +141,12 @@ def load_corpus(stores: Sequence[TokenStore], labels: Sequence[TokenStore], memo
     others = [{cut.id: tokens.codes for cut, tokens in store} for store in stores[1:]]
     guides = [{cut.id: tokens.codes for cut, tokens in store} for store in labels]
     unknown = [np.full((1, len(store.info.vocab_sizes)), UNKNOWN) for store in labels]
+
+    def labelled(cut_id: str) -> list[Codes]:
+        return [guide.get(cut_id, no) for guide, no in zip(guides, unknown, strict=True)]
+
     joined = (
-        (
-            cut,
-            (
-                tokens.codes,
-                *(other[cut.id] for other in others),
-                *(guide.get(cut.id, no) for guide, no in zip(guides, unknown, strict=True)),
-            ),
-        )
+        (cut, (tokens.codes, *(other[cut.id] for other in others), *labelled(cut.id)))
         for cut, tokens in stores[0]
         if all(cut.id in other for other in others)
     )

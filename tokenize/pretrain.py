@@ -1,7 +1,8 @@
 """`voxtok pretrain`: token stores -> SSL model, by masked prediction (HuBERT, Hsu et al. 2021).
 
 The first iteration predicts tokens of MFCC, the next ones tokens of a layer of the model before. Several stores give
-several targets a frame. The result, out/model, is an ordinary folder of transformers' HubertModel.
+several targets a frame; label stores (`voxtok label`) guide it where they know something. The result, out/model, is an
+ordinary folder of transformers' HubertModel.
 """
 
 from collections.abc import Sequence
