@@ -16,6 +16,7 @@ from voxtok.runtime.commands import main
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, read_jsonl, write_json
+from voxtok.tokenize.encode import main as encode
 from voxtok.tokenize.fit import FitConfig, _source, choose, fit
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer
@@ -103,6 +104,14 @@ def test_more_centroids_than_frames_is_a_named_error(corpus: Path, tmp_path: Pat
 def test_a_layer_that_is_not_there_is_a_named_error(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="layer"):
         fit(config(corpus, tmp_path / "t", layer=3))
+
+
+def test_what_cannot_be_compiled_is_a_named_error(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mfcc: only models of the wav2vec2 family can be compiled"):
+        fit(config(corpus, tmp_path / "t", compiled=True))
+    fit(config(corpus, tmp_path / "t"))
+    with pytest.raises(ConfigError, match="can be compiled"):
+        encode(["--tokenizer", str(tmp_path / "t"), "--compiled", "true", "a.wav"])
 
 
 def test_hours_choose_a_random_part(corpus: Path, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class EncodeConfig:
     """Cuts in a shard, the unit of work and of resuming."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
+    compiled: bool = False
+    """Let torch.compile fuse the transformer blocks (wav2vec2 family): a minute to start, and rounding changes a little."""
     strict: bool = False
     """Stop at the first bad recording instead of listing it in rejected.jsonl."""
     max_batch_s: float = 240.0
@@ -194,7 +196,9 @@ def _encode_file(file: str, tokenizer: Tokenizer) -> Iterator[TokenSequence]:
 def main(argv: Sequence[str]) -> int:
     """The command `voxtok encode`."""
     config = parse(EncodeConfig, argv, "voxtok encode", positional="files")
-    tokenizer = Tokenizer.load(config.tokenizer, device=config.device, upstream=config.upstream)
+    tokenizer = Tokenizer.load(
+        config.tokenizer, device=config.device, upstream=config.upstream, compiled=config.compiled
+    )
     if config.dedup is not None:
         tokenizer = tokenizer.with_dedup(config.dedup)
     if config.bpe and tokenizer.subwords is None:

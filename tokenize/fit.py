@@ -66,6 +66,8 @@ class FitConfig(QuantizerConfig):
     """Waveform normalisation: as the checkpoint's preprocessor says, always, or never (kNN-VC)."""
     dtype: Dtype = "float32"
     """Number format that the SSL model computes in."""
+    compiled: bool = False
+    """Let torch.compile fuse the transformer blocks (wav2vec2 family): a minute to start, and rounding changes a little."""
     window_s: float | None = 60.0
     """Recordings longer than this are computed in windows of it; null computes every recording whole."""
     overlap_s: float = 4.0
@@ -114,6 +116,7 @@ def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
         dtype=config.dtype,
         normalization=config.normalization,
         max_layer=max(config.layers),
+        compiled=config.compiled,
     )
     out = Path(config.out)
     training, heldout = choose(list(load_cuts(config.cuts)), config)

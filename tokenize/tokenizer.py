@@ -225,10 +225,13 @@ class Tokenizer:
         write_folder(Path(folder), described, self.codebook, self.subwords)
 
     @classmethod
-    def load(cls, folder: Path | str, *, device: str = "auto", upstream: str | None = None) -> "Tokenizer":
+    def load(
+        cls, folder: Path | str, *, device: str = "auto", upstream: str | None = None, compiled: bool = False
+    ) -> "Tokenizer":
         """Open a tokenizer folder; loads the SSL model it names, or the copy of it at `upstream`.
 
-        "mini" is the tokenizer that is installed with voxtok; a folder that is called so is "./mini".
+        "mini" is the tokenizer that is installed with voxtok; a folder that is called so is "./mini". `compiled` lets
+        torch.compile fuse the model's blocks (see load_upstream).
 
         Raises:
             CorruptFile: not a tokenizer folder, or its codebook or bpe.model is not the one it was saved with.
@@ -246,6 +249,7 @@ class Tokenizer:
             dtype=config.dtype,
             normalization=config.normalization,
             max_layer=max(config.layers),
+            compiled=compiled,
         )
         tokenizer = cls(config, model, codebook, subwords)
         if tokenizer.fingerprint != described["fingerprint"]:
