@@ -49,7 +49,7 @@ class EncodeConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     compiled: bool = False
-    """Let torch.compile fuse the transformer blocks (wav2vec2 family): a minute to start, and rounding changes a little."""
+    """Let torch.compile fuse the blocks (wav2vec2 family): a minute to start with, and rounding changes a little."""
     strict: bool = False
     """Stop at the first bad recording instead of listing it in rejected.jsonl."""
     max_batch_s: float = 240.0

@@ -67,7 +67,7 @@ class FitConfig(QuantizerConfig):
     dtype: Dtype = "float32"
     """Number format that the SSL model computes in."""
     compiled: bool = False
-    """Let torch.compile fuse the transformer blocks (wav2vec2 family): a minute to start, and rounding changes a little."""
+    """Let torch.compile fuse the blocks (wav2vec2 family): a minute to start with, and rounding changes a little."""
     window_s: float | None = 60.0
     """Recordings longer than this are computed in windows of it; null computes every recording whole."""
     overlap_s: float = 4.0
