@@ -88,6 +88,7 @@ def test_folder_of_ones_own_audio_with_a_bad_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     """All iterations of two steps each on toy speech, and the scores; then again, and nothing is done twice."""
     pytest.importorskip("espeakng_loader")
