@@ -181,6 +181,7 @@ def train(
                 if ranks.is_first:
                     state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict()}
                     save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
+                clock.lap("checkpoint")
             if last:
                 break
     if ranks.is_first:
