@@ -30,7 +30,7 @@ def run(script: str, *words: str, stages: str = "run.sh", **environment: str) ->
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -88,7 +88,7 @@ def test_folder_of_ones_own_audio_with_a_bad_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2000)
 def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     """All iterations of two steps each on toy speech, and the scores; then again, and nothing is done twice."""
     pytest.importorskip("espeakng_loader")
