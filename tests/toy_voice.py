@@ -22,7 +22,7 @@ SPACE_S = 0.2
 
 
 def say(text: str, seed: int) -> npt.NDArray[np.float32]:
-    """(num_samples,) of a text and a pause; the space is silent and lasts twice as long as a letter."""
+    """(num_samples,) of a text and a pause; the space is silent and lasts longer than a letter."""
     rng = np.random.default_rng(seed)
     pieces = []
     for letter in f"{text} ":
