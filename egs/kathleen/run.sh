@@ -16,9 +16,13 @@ steps=${STEPS:+--train.steps $STEPS --train.adversarial_from $STEPS --train.warm
 cuts=$(printf ",$data/%s" $corpora)
 voxtok corpus join --cuts "[${cuts:1}]" --without "$data/$test" --without-others --out "$exp/train.jsonl.gz"
 
-# Features of the tokenizer's SSL model, pitch and speakers are computed once; then the vocoder learns.
+# Features of the tokenizer's SSL model, pitch and speakers are computed once; then the vocoder learns spectra.
 voxtok train-vocoder --config "$here/conf/train-vocoder_mini.yaml" --cuts "$exp/train.jsonl.gz" \
-    --tokenizer "$tokenizer" --out "$exp/vocoder" $steps
+    --tokenizer "$tokenizer" --out "$exp/vocoder_1" $steps
+
+# It goes on, and against discriminators.
+voxtok train-vocoder --config "$here/conf/train-vocoder_mini_2.yaml" --frames "$exp/vocoder_1/frames" \
+    --tokenizer "$tokenizer" --init "$exp/vocoder_1/model" --out "$exp/vocoder" $steps
 
 # The test utterances through tokens and back, each in its own speaker's voice.
 voxtok encode --tokenizer "$tokenizer" --cuts "$data/$test" --out "$exp/test_tokens"
