@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
 
 EXPECTED = {
     "folder": 1,
-    "kathleen": 3,
+    "kathleen": 4,
     "librispeech": 4,
     "librispeech_100": 3,
     "ljspeech": 3,
