@@ -33,6 +33,8 @@ VERSION = 1
 
 CHUNK = 25
 """Utterances that a worker makes at a time."""
+VOICES_AT_ONCE = 100
+"""Speakers in a data folder: espeak-ng knows no more than 350 voices, its 140 languages among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +97,8 @@ def synthesize(config: SynthConfig) -> CorpusSize:
     numbers = range(config.first_speaker, config.first_speaker + config.speakers)
     speakers = [draw_speaker(number, config.seed, codes) for number in numbers]
     with tempfile.TemporaryDirectory(prefix="voxtok-espeak-") as data:
-        espeak.prepare_data(
-            Path(data), {s.voice.variant: espeak.variant_text(s.variant, s.formant_scale) for s in speakers}
-        )
-        tasks = list(_tasks(config, speakers, texts, out / "audio", Path(data)))
+        folders = _voices(speakers, Path(data))
+        tasks = list(_tasks(config, speakers, texts, out / "audio", folders))
         with Progress("synth", None) as progress:
             size = save_cuts(manifest, _spoken(tasks, config.workers or cores(), progress))
     write_json(out / "synth.json", marker)
@@ -162,11 +162,23 @@ def _texts(config: SynthConfig, codes: Sequence[str]) -> tuple[list[str], bool]:
     return texts[first:count], len(known) < count
 
 
+def _voices(speakers: Sequence[Speaker], folder: Path) -> list[Path]:
+    """The data folder of each speaker's voice: one for every VOICES_AT_ONCE speakers."""
+    folders = []
+    for first in range(0, len(speakers), VOICES_AT_ONCE):
+        some = speakers[first : first + VOICES_AT_ONCE]
+        data = folder / str(first)
+        data.mkdir()
+        espeak.prepare_data(data, {s.voice.variant: espeak.variant_text(s.variant, s.formant_scale) for s in some})
+        folders += [data] * len(some)
+    return folders
+
+
 def _tasks(
-    config: SynthConfig, speakers: Sequence[Speaker], texts: Sequence[str], folder: Path, data: Path
+    config: SynthConfig, speakers: Sequence[Speaker], texts: Sequence[str], folder: Path, folders: Sequence[Path]
 ) -> Iterator[Task]:
     numbered = iter(texts)
-    for speaker in speakers:
+    for speaker, data in zip(speakers, folders, strict=True):
         own = list(enumerate(islice(numbered, config.utterances)))
         for first in range(0, len(own), CHUNK):
             yield Task(speaker, dict(own[first : first + CHUNK]), config.seed, config.prefix, folder, data)

@@ -144,6 +144,11 @@ def test_parts_of_a_corpus_share_no_speaker_and_no_sentence(tmp_path: Path) -> N
     assert [(cut.id, cut.supervisions[0].text) for cut in load_cuts(tmp_path / "second")] == together[2:]
 
 
+def test_more_speakers_than_espeak_ng_knows_voices(tmp_path: Path) -> None:
+    config = SynthConfig(out=str(tmp_path), speakers=401, utterances=1, seed=0)
+    assert synthesize(config).utterances == 401
+
+
 def test_about_fifty_english_phones(tmp_path: Path) -> None:
     text = tmp_path / "words.txt"
     text.write_text(
@@ -210,7 +215,7 @@ def test_other_languages_take_a_file_of_sentences(tmp_path: Path) -> None:
         ({"sentences": "/nowhere/at/all.txt"}, "--sentences /nowhere"),
         ({"speakers": 0}, "--speakers must be"),
         ({"workers": 0}, "--workers must be"),
-        ({"seed": -1}, "--seed must not be"),
+        ({"seed": -1}, "--seed and --first-speaker must not be"),
         ({"prefix": "a b"}, "--prefix"),
     ],
 )
