@@ -33,7 +33,8 @@ def join(config: JoinConfig) -> CorpusSize:
     """Write the joined manifest.
 
     Raises:
-        ManifestError: two corpora have a cut of the same id, or `without` has one that no corpus has and `without_others` is false.
+        ManifestError: two corpora have a cut of the same id, or `without` has one that no corpus has and
+            `without_others` is false.
     """
     left_out = {cut.id for cut in load_cuts(config.without)} if config.without else set()
     seen: dict[str, str] = {}
