@@ -35,6 +35,13 @@ def test_frames_come_back_with_their_cuts(tmp_path: Path) -> None:
     assert np.load(tmp_path / "frames" / "frames.npy").shape == (12, 3)  # plain numpy reads it
 
 
+def test_frames_beyond_float16_are_rejected(tmp_path: Path) -> None:
+    cuts = list(load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0, 1.0])))
+    store = write_frames(tmp_path / "frames", INFO, [(cuts[0], torch.full((4, 3), 7e4)), (cuts[1], torch.ones(4, 3))])
+    assert [cut.id for cut, _ in store] == [cuts[1].id]
+    assert [row["id"] for row in read_jsonl(tmp_path / "frames" / "rejected.jsonl")] == [cuts[0].id]
+
+
 def test_unfinished_and_damaged_stores_do_not_open(tmp_path: Path) -> None:
     cut = next(iter(load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0]))))
     with pytest.raises(ConfigError, match="no utterance has frames"):

@@ -16,7 +16,7 @@ from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_jsonl
+from voxtok.runtime.files import read_json, read_jsonl, write_json
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.vocoder.discriminators import DiscriminatorConfig
 from voxtok.vocoder.features import FeatureConfig
@@ -110,6 +110,17 @@ def test_features_of_a_model_from_another_vocoders_weights(corpus: Path, tmp_pat
     wider = replace(second, out=str(tmp_path / "c"), model=replace(second.model, width=20))
     with pytest.raises(ConfigError, match="another shape"):
         train_vocoder(wider)
+
+
+def test_a_run_on_features_of_another_model_is_not_up_to_date(corpus: Path, tmp_path: Path) -> None:
+    features = FeatureConfig(upstream="mfcc", layer=0, normalization="checkpoint")
+    train_vocoder(config(tmp_path, cuts=str(corpus / "cuts.jsonl.gz"), features=features, train=loop(2)))
+    frames = tmp_path / "out" / "frames"
+    again = config(tmp_path / "again", frames=str(frames), train=loop(2))
+    train_vocoder(again)
+    write_json(frames / "frames.json", read_json(frames / "frames.json") | {"features": "e" * 64})
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_vocoder(again)
 
 
 def test_hifigan_learns_too(corpus: Path, tmp_path: Path) -> None:

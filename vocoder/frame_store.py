@@ -96,7 +96,8 @@ def write_frames(
     Args:
         folder: to write.
         info: what is true of every frame.
-        utterances: each cut with its (N, D) frames; those with a BadAudio in their place go to rejected.jsonl.
+        utterances: each cut with its (N, D) frames; those with a BadAudio in their place go to rejected.jsonl, as do
+            those beyond float16.
 
     Raises:
         ConfigError: no utterance has frames.
@@ -108,7 +109,8 @@ def write_frames(
     total = 0
     with Progress("frames", None) as progress, atomic(folder / "frames.npy") as file:
         _header(file, 0, info.width)
-        for cut, frames in utterances:
+        for cut, found in utterances:
+            frames = _half(cut, found)
             if isinstance(frames, BadAudio):
                 rejected.append(frames.row())
                 continue
@@ -124,6 +126,13 @@ def write_frames(
     write_jsonl(folder / "rejected.jsonl", rejected)
     write_json(folder / "frames.json", {"format": FORMAT, "version": VERSION, **asdict(info)})
     return FrameStore.open(folder)
+
+
+def _half(cut: Cut, frames: torch.Tensor | BadAudio) -> torch.Tensor | BadAudio:
+    if isinstance(frames, BadAudio):
+        return frames
+    half = frames.half()
+    return half if bool(half.isfinite().all()) else BadAudio(cut.id, "non-finite", "features are beyond float16")
 
 
 def _header(file: Any, count: int, width: int) -> None:

@@ -9,7 +9,7 @@ What goes in decides what comes out:
 --frames FOLDER                    features that were made before, such as prematched ones; with --tokenizer also tokens
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from voxtok.manifests.identity import inputs_of
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
-from voxtok.runtime.errors import BadAudio, ConfigError, TokenizerMismatch
+from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.runtime.files import sha256, sha256_file
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract
 from voxtok.tokenize.tokenizer import Tokenizer
@@ -196,7 +196,7 @@ def _computed(config: TrainVocoderConfig, tokenizer: Tokenizer | None, ranks: Ra
             made_of=sha256([[inputs_of(cut) for cut in cuts], asdict(extraction)]),
         )
         if not is_made(folder, info):
-            write_frames(folder, info, _halves(extract(cuts, upstream, layers, reduce, extraction)))
+            write_frames(folder, info, extract(cuts, upstream, layers, reduce, extraction))
     ranks.barrier()
     return FrameStore.open(folder)
 
@@ -210,17 +210,6 @@ def _extraction(
     assert config.features is not None
     features = Features.open(config.features, device=config.device)
     return features.upstream, [config.features.layer], features.of_layer, ExtractConfig(windows=None)
-
-
-def _halves(
-    found: Iterable[tuple[Cut, torch.Tensor | BadAudio]],
-) -> Iterator[tuple[Cut, torch.Tensor | BadAudio]]:
-    """Features as float16, or a BadAudio where that cannot hold them."""
-    for cut, frames in found:
-        if isinstance(frames, torch.Tensor) and not bool(frames.half().isfinite().all()):
-            yield cut, BadAudio(cut.id, "non-finite", "features are beyond float16")
-        else:
-            yield cut, frames
 
 
 def build(config: TrainVocoderConfig, corpus: Corpus, speech: Speech, device: torch.device) -> Trainee:
@@ -285,7 +274,8 @@ def train_vocoder(config: TrainVocoderConfig, ranks: Ranks | None = None) -> Pat
     trainee = build(config, corpus, speech, device)
     init = None if config.init is None else sha256_file(Path(config.init) / "model.safetensors")
     places = {"store": "", "cuts": "", "frames": "", "tokenizer": corpus.facts.tokenizer, "init": init}
-    identity = asdict(config) | IRRELEVANT | places | {"speech": speech.identity}
+    made_of = {"speech": speech.identity, "frames_of": corpus.facts.features}
+    identity = asdict(config) | IRRELEVANT | places | made_of
     return train(
         trainee,
         speech,
