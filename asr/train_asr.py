@@ -29,9 +29,9 @@ from voxtok.asr.update import Run, resume, save_run, start_run, update
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_json, sha256, write_json, write_jsonl
+from voxtok.runtime.files import sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
-from voxtok.runtime.training import Clock, Metrics, Totals, prefetched
+from voxtok.runtime.training import Clock, Metrics, Totals, is_finished, prefetched
 
 log = logging.getLogger("voxtok")
 
@@ -86,8 +86,7 @@ def train_asr(config: TrainAsrConfig, ranks: Ranks | None = None) -> Path:
     text = TextModel.load(config.text_model)
     data, dev = read_data(config, device, ranks)
     key = sha256(identity(config, text, data, dev))
-    if (out / "done.json").exists() and read_json(out / "done.json")["config"] == key:
-        log.info("%s is up to date", out)
+    if is_finished(out, key):
         return out / "model"
     recognizer = build(config, data, text).to(device)
     chosen, unusable = usable(config, data, text, config.augment)

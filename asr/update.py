@@ -16,12 +16,12 @@ from voxtok.asr.recognizer import Recognizer
 from voxtok.asr.schedule import ScheduleConfig
 from voxtok.runtime.averaging import MovingAverage
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import ConfigError, VoxtokError
+from voxtok.runtime.errors import VoxtokError
 from voxtok.runtime.files import write_jsonl
 from voxtok.runtime.training import (
     Checkpoint,
     Clock,
-    load_checkpoint,
+    find_checkpoint,
     parameter_groups,
     save_checkpoint,
     sum_gradients,
@@ -187,12 +187,9 @@ def resume(run: Run, out: Path, key: str) -> None:
     Raises:
         ConfigError: it is of another configuration.
     """
-    if not (out / "training.pt").exists():
-        out.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(out, key)
+    if checkpoint is None:
         return
-    checkpoint = load_checkpoint(out / "training.pt")
-    if checkpoint.config != key:
-        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
     state = checkpoint.state
     run.recognizer.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])

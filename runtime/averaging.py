@@ -5,11 +5,13 @@ import torch
 Weights = dict[str, torch.Tensor]
 
 
-class MovingAverage:
-    """Exponential moving average of a network's weights (Polyak & Juditsky 1992); with a decay of 0, its weights.
+def decay_at(step: int, decay: float) -> float:
+    """Decay of a moving average after `step` steps: less early on, so that the first weights are soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))
 
-    Early on the decay is (1 + step) / (10 + step), so that the first weights are soon forgotten.
-    """
+
+class MovingAverage:
+    """Exponential moving average of a network's weights (Polyak & Juditsky 1992); with a decay of 0, its weights."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self._module = module
@@ -23,7 +25,7 @@ class MovingAverage:
 
     def update(self, step: int) -> None:
         """Take in the weights after `step` steps."""
-        decay = min(self._decay, (1 + step) / (10 + step))
+        decay = decay_at(step, self._decay)
         for name, tensor in self._module.state_dict().items():
             if tensor.is_floating_point():
                 self.weights[name].lerp_(tensor, 1 - decay)

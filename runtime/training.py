@@ -1,6 +1,7 @@
 """Parts of training loops: seeds, the learning-rate schedule, gradients over ranks, checkpoints, metrics.jsonl."""
 
 import json
+import logging
 import math
 import random
 import time
@@ -17,9 +18,11 @@ import numpy.typing as npt
 import torch
 
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import CorruptFile
-from voxtok.runtime.files import atomic, read_jsonl, write_jsonl
+from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.files import atomic, read_json, read_jsonl, write_jsonl
 from voxtok.runtime.optional import require
+
+log = logging.getLogger("voxtok")
 
 T = TypeVar("T")
 
@@ -140,6 +143,30 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise CorruptFile(f"{path}: expected {CHECKPOINT_FORMAT} version {CHECKPOINT_VERSION}")
     torch.set_rng_state(content["random"])
     return Checkpoint(content["step"], content["config"], content["state"])
+
+
+def is_finished(out: Path, key: str) -> bool:
+    """Whether `out` holds the finished run of the configuration whose hash is `key`; says so if it does."""
+    finished = (out / "done.json").exists() and bool(read_json(out / "done.json")["config"] == key)
+    if finished:
+        log.info("%s is up to date", out)
+    return finished
+
+
+def find_checkpoint(out: Path, key: str) -> Checkpoint | None:
+    """What a stopped run left in out/training.pt, with torch's random state set; None, and a folder, for a new run.
+
+    Raises:
+        ConfigError: it is of another configuration than the one whose hash is `key`.
+        CorruptFile: as in `load_checkpoint`.
+    """
+    if not (out / "training.pt").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        return None
+    checkpoint = load_checkpoint(out / "training.pt")
+    if checkpoint.config != key:
+        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
+    return checkpoint
 
 
 class Clock:

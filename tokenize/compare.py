@@ -24,7 +24,7 @@ from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.meter import Scoring
 from voxtok.tokenize.tokenizer import TokenizerConfig
 from voxtok.tokenize.upstream import Upstream
-from voxtok.tokenize.windows import WindowConfig
+from voxtok.tokenize.windows import windows_of
 
 log = logging.getLogger("voxtok")
 
@@ -68,8 +68,7 @@ class CompareConfig(Scoring):
     @property
     def extraction(self) -> ExtractConfig:
         """How features are computed."""
-        windows = None if self.window_s is None else WindowConfig(window_s=self.window_s, overlap_s=self.overlap_s)
-        return ExtractConfig(windows=windows, readers=self.readers)
+        return ExtractConfig(windows=windows_of(self.window_s, self.overlap_s), readers=self.readers)
 
     def load(self, upstream: str, layers: Sequence[int]) -> Upstream:
         """The SSL model."""

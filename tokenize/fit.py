@@ -32,7 +32,7 @@ from voxtok.tokenize.frames import FrameSource, UtteranceFrames
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
-from voxtok.tokenize.windows import WindowConfig
+from voxtok.tokenize.windows import WindowConfig, windows_of
 
 log = logging.getLogger("voxtok")
 
@@ -99,7 +99,7 @@ class FitConfig(QuantizerConfig):
     @property
     def windows(self) -> WindowConfig | None:
         """The windows of long recordings."""
-        return None if self.window_s is None else WindowConfig(window_s=self.window_s, overlap_s=self.overlap_s)
+        return windows_of(self.window_s, self.overlap_s)
 
 
 def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:

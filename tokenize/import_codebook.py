@@ -27,7 +27,7 @@ from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
 from voxtok.tokenize.upstream import Normalization
-from voxtok.tokenize.windows import WindowConfig
+from voxtok.tokenize.windows import windows_of
 
 CENTROID_NAMES = ("cluster_centers_", "centroids", "cluster_centers", "codebook", "embedding", "C")
 """Names under which published files keep the (K, D) array, in the order they are tried."""
@@ -273,7 +273,7 @@ def import_codebook(config: ImportConfig) -> Tokenizer:
         layers=(config.layer,),
         normalization=config.normalization,
         dtype="float32",
-        windows=None if config.window_s is None else WindowConfig(window_s=config.window_s, overlap_s=config.overlap_s),
+        windows=windows_of(config.window_s, config.overlap_s),
         dedup=config.dedup,
     )
     upstream = load_upstream(

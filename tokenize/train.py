@@ -18,15 +18,16 @@ from transformers import HubertModel
 
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import (
     Checkpoint,
     Clock,
     Metrics,
     Totals,
+    find_checkpoint,
+    is_finished,
     learning_rate,
-    load_checkpoint,
     parameter_groups,
     prefetched,
     save_checkpoint,
@@ -132,8 +133,7 @@ def train(
         ConfigError: `out` holds a run of another configuration.
     """
     key = sha256(identity)
-    if (out / "done.json").exists() and read_json(out / "done.json")["config"] == key:
-        log.info("%s is up to date", out)
+    if is_finished(out, key):
         return out / "model"
     device = next(trainee.parameters()).device
     groups = parameter_groups(trainee.parameters(), config.weight_decay)
@@ -208,12 +208,9 @@ def _checkpoint(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Op
 
 def _resume(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
     """Steps that are done; their weights, optimizer and random state are restored."""
-    if not (out / "training.pt").exists():
-        out.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(out, key)
+    if checkpoint is None:
         return 0
-    checkpoint = load_checkpoint(out / "training.pt")
-    if checkpoint.config != key:
-        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
     trainee.model.load_state_dict(checkpoint.state["model"])
     trainee.heads.load_state_dict(checkpoint.state["heads"])
     optimizer.load_state_dict(checkpoint.state["optimizer"])

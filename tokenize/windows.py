@@ -43,6 +43,11 @@ class WindowConfig:
             raise ConfigError(f"overlap_s must be between {MIN_OVERLAP_S} and {most}, not {self.overlap_s}")
 
 
+def windows_of(window_s: float | None, overlap_s: float) -> WindowConfig | None:
+    """The windows that options ask for: none where recordings of any length are computed whole."""
+    return None if window_s is None else WindowConfig(window_s=window_s, overlap_s=overlap_s)
+
+
 @dataclass(frozen=True)
 class Window:
     """Frames `first .. last` are computed and `keep_from .. keep_to` of them used; all count from the file's start."""

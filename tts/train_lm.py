@@ -17,14 +17,15 @@ import torch
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import (
     Checkpoint,
     Clock,
     Metrics,
     Totals,
-    load_checkpoint,
+    find_checkpoint,
+    is_finished,
     parameter_groups,
     prefetched,
     save_checkpoint,
@@ -150,8 +151,7 @@ def train(
         ConfigError: `out` holds a run of another configuration.
     """
     key = sha256(identity)
-    if (out / "done.json").exists() and read_json(out / "done.json")["config"] == key:
-        log.info("%s is up to date", out)
+    if is_finished(out, key):
         return
     groups = parameter_groups(lm.parameters(), config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
@@ -235,12 +235,9 @@ def _validated(lm: UnitLm, valid: Documents) -> dict[str, float]:
 
 def _resume(out: Path, key: str, lm: UnitLm, optimizer: torch.optim.Optimizer) -> int:
     """Steps that are done; their weights, optimizer and random state are restored."""
-    if not (out / "training.pt").exists():
-        out.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(out, key)
+    if checkpoint is None:
         return 0
-    checkpoint = load_checkpoint(out / "training.pt")
-    if checkpoint.config != key:
-        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
     lm.load_state_dict(checkpoint.state["model"])
     optimizer.load_state_dict(checkpoint.state["optimizer"])
     log.info("%s: going on at step %d", out, checkpoint.step)

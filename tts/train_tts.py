@@ -20,14 +20,15 @@ from voxtok.runtime.averaging import MovingAverage
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_json, sha256, sha256_file, write_json, write_jsonl
+from voxtok.runtime.files import sha256, sha256_file, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import (
     Checkpoint,
     Clock,
     Metrics,
     Totals,
-    load_checkpoint,
+    find_checkpoint,
+    is_finished,
     parameter_groups,
     prefetched,
     save_checkpoint,
@@ -88,8 +89,7 @@ def train_tts(config: TrainTtsConfig, ranks: Ranks | None = None) -> Path:
     """
     out, ranks = Path(config.out), ranks or Ranks()
     key = sha256(asdict(config) | _contents(config.data) | IRRELEVANT)
-    if (out / "done.json").exists() and read_json(out / "done.json")["config"] == key:
-        log.info("%s is up to date", out)
+    if is_finished(out, key):
         return out
     corpus = read_corpus(config.data, config.model, out, config.seed, ranks)
     torch.manual_seed(config.seed)
@@ -239,12 +239,9 @@ def _contents(data: CorpusConfig) -> dict[str, object]:
 
 def _resume(out: Path, key: str, network: TtsNetwork, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
     """Steps that are done; their weights, optimizer and random state are restored."""
-    if not (out / "training.pt").exists():
-        out.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(out, key)
+    if checkpoint is None:
         return 0
-    checkpoint = load_checkpoint(out / "training.pt")
-    if checkpoint.config != key:
-        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
     network.load_state_dict(checkpoint.state["model"])
     optimizer.load_state_dict(checkpoint.state["optimizer"])
     average.load(checkpoint.state["average"])

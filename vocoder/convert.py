@@ -20,7 +20,7 @@ from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig
 from voxtok.tokenize.upstream import Dtype, Normalization
 from voxtok.tokenize.weights import hash_weights
-from voxtok.tokenize.windows import WindowConfig
+from voxtok.tokenize.windows import WindowConfig, windows_of
 from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
 from voxtok.vocoder.centroids import Centroids
 from voxtok.vocoder.conversion import Blend, Converter, Search
@@ -103,7 +103,7 @@ class ConvertConfig:
     @property
     def windows(self) -> WindowConfig | None:
         """The windows of long recordings."""
-        return None if self.window_s is None else WindowConfig(window_s=self.window_s, overlap_s=self.overlap_s)
+        return windows_of(self.window_s, self.overlap_s)
 
 
 def open_converter(config: ConvertConfig) -> tuple[Converter, Features | None]:

@@ -20,7 +20,7 @@ from voxtok.runtime.files import sha256, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig
 from voxtok.tokenize.upstream import Dtype, Normalization
-from voxtok.tokenize.windows import WindowConfig
+from voxtok.tokenize.windows import WindowConfig, windows_of
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.pool import Measured, Pool, is_up_to_date
 from voxtok.vocoder.reference import of_speaker, reference_cuts, without_silent_ends
@@ -83,7 +83,7 @@ class PoolConfig:
     @property
     def windows(self) -> WindowConfig | None:
         """The windows of long recordings."""
-        return None if self.window_s is None else WindowConfig(window_s=self.window_s, overlap_s=self.overlap_s)
+        return windows_of(self.window_s, self.overlap_s)
 
 
 def pool_of(

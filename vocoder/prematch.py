@@ -20,7 +20,7 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import sha256
 from voxtok.tokenize.extract import ExtractConfig
 from voxtok.tokenize.upstream import Dtype, Normalization
-from voxtok.tokenize.windows import WindowConfig
+from voxtok.tokenize.windows import WindowConfig, windows_of
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, write_frames
 from voxtok.vocoder.matching import Matcher, Weighting
@@ -80,7 +80,7 @@ class PrematchConfig:
     @property
     def windows(self) -> WindowConfig | None:
         """The windows of long recordings."""
-        return None if self.window_s is None else WindowConfig(window_s=self.window_s, overlap_s=self.overlap_s)
+        return windows_of(self.window_s, self.overlap_s)
 
 
 def prematch(config: PrematchConfig) -> FrameStore:

@@ -13,17 +13,19 @@ from typing import Any, Literal
 import torch
 
 from voxtok.manifests.codebook import Codebook
+from voxtok.runtime.averaging import decay_at
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_json, sha256, write_json
+from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress, log
 from voxtok.runtime.training import (
     Checkpoint,
     Clock,
     Metrics,
     Totals,
+    find_checkpoint,
+    is_finished,
     learning_rate,
-    load_checkpoint,
     prefetched,
     save_checkpoint,
     seed_everything,
@@ -165,8 +167,7 @@ def train(
         ConfigError: `out` holds a run of another configuration, or too few utterances.
     """
     key = sha256(identity)
-    if (out / "done.json").exists() and read_json(out / "done.json")["config"] == key:
-        log.info("%s is up to date", out)
+    if is_finished(out, key):
         return out / "model"
     device = next(trainee.model.parameters()).device
     training, heldout = split_heldout(speech, config.heldout)
@@ -293,10 +294,9 @@ def _step(
 
 @torch.no_grad()
 def _average(trainee: Trainee, decay: float, step: int) -> None:
-    """Move the average towards the weights; early on faster, so that the first weights are soon forgotten."""
-    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    """Move the average towards the weights."""
     for average, weight in zip(trainee.average.parameters(), trainee.model.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+        average.lerp_(weight, 1 - decay_at(step, decay))
 
 
 def _parts(trainee: Trainee, optimizers: Optimizers) -> dict[str, Any]:
@@ -317,12 +317,9 @@ def _checkpoint(out: Path, key: str, trainee: Trainee, optimizers: Optimizers, s
 
 def _resume(out: Path, key: str, trainee: Trainee, optimizers: Optimizers) -> int:
     """Steps that are done; weights, optimizers and random state are restored."""
-    if not (out / "training.pt").exists():
-        out.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(out, key)
+    if checkpoint is None:
         return 0
-    checkpoint = load_checkpoint(out / "training.pt")
-    if checkpoint.config != key:
-        raise ConfigError(f"{out} holds a training of another configuration: give another folder, or remove it")
     for name, part in _parts(trainee, optimizers).items():
         part.load_state_dict(checkpoint.state[name])
     log.info("%s: going on at step %d", out, checkpoint.step)
