@@ -27,7 +27,7 @@ Samples = npt.NDArray[np.float32]
 
 REASONS = (
     *("missing", "unreadable", "empty", "too short", "too long", "truncated", "non-finite", "wrong rate"),
-    "duplicate id",
+    *("duplicate id", "no phones"),
 )
 """Every reason that a line of rejected.jsonl can give."""
 

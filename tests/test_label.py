@@ -15,7 +15,7 @@ from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.errors import ManifestError
-from voxtok.runtime.files import read_json
+from voxtok.runtime.files import read_json, read_jsonl
 from voxtok.tokenize.crops import UNKNOWN, Batch, load_corpus
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.heads import Heads
@@ -70,12 +70,17 @@ def test_pauses_are_the_quiet_stretches_but_not_short_ones() -> None:
     assert not (found.astype(bool) & ~np.convolve(expected, np.ones(5), "same").astype(bool)).any()
 
 
-def test_cuts_without_phones_are_an_error(tmp_path: Path) -> None:
-    cut = next(iter(load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0]))))
-    cut.supervisions[0].alignment = None
-    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl.gz")
+def test_cuts_without_phones_are_rejected_and_if_all_are_it_is_an_error(tmp_path: Path) -> None:
+    first, second = load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0, 1.1]))
+    first.supervisions[0].alignment = None
+    CutSet.from_cuts([first, second]).to_file(tmp_path / "cuts.jsonl.gz")
+    store = label(LabelConfig(of="phones", cuts=str(tmp_path / "cuts.jsonl.gz"), out=str(tmp_path / "phones")))
+    assert [cut.id for cut, _ in store] == [second.id]
+    assert [row["id"] for row in read_jsonl(store.folder / "rejected.jsonl")] == [first.id]
+
+    CutSet.from_cuts([first]).to_file(tmp_path / "none.jsonl.gz")
     with pytest.raises(ManifestError, match="alignment"):
-        label(LabelConfig(of="phones", cuts=str(tmp_path / "cuts.jsonl.gz"), out=str(tmp_path / "phones")))
+        label(LabelConfig(of="phones", cuts=str(tmp_path / "none.jsonl.gz"), out=str(tmp_path / "none")))
 
 
 def test_utterances_without_labels_are_kept_and_do_not_count(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from voxtok.manifests.identity import inputs_of
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
 from voxtok.runtime.config import parse
-from voxtok.runtime.errors import ConfigError, ManifestError
+from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
 from voxtok.runtime.files import sha256, write_json
 from voxtok.tokenize.crops import CENTRE_SAMPLES, RATE
 from voxtok.tokenize.phones import SILENCES, Phone, without_stress
@@ -41,7 +41,7 @@ class LabelConfig:
     """Turn phone times, or pauses in the audio, into tokens: one a frame."""
 
     cuts: str
-    """Cuts; for phones, each needs a supervision with an alignment `phone`."""
+    """Cuts; for phones, with supervisions that have an alignment `phone`: cuts without are listed in rejected.jsonl."""
     out: str
     """Token store to write."""
     of: Literal["phones", "pauses"]
@@ -57,9 +57,10 @@ class LabelConfig:
 def label(config: LabelConfig) -> TokenStore:
     """Write the store, anew if it is there.
 
+    A cut without phones, or without usable audio where pauses are asked for, is a line in rejected.jsonl.
+
     Raises:
-        ManifestError: a cut without phones, or cuts that cannot be read.
-        BadAudio: a cut whose pauses are asked for has no usable audio.
+        ManifestError: no cut has phones, or the cuts cannot be read.
     """
     cuts = list(load_cuts(config.cuts))
     names, codes_of = _pauses() if config.of == "pauses" else _phones(cuts, config.parts)
@@ -77,8 +78,13 @@ def label(config: LabelConfig) -> TokenStore:
     for shard, first in enumerate(range(0, len(cuts), SHARD_SIZE)):
         members = cuts[first : first + SHARD_SIZE]
         inputs.append(sha256([fingerprint, [inputs_of(cut) for cut in members]]))
-        labelled = [(cut, TokenSequence(codes_of(cut)[:, None], info.frame_rate_hz, fingerprint)) for cut in members]
-        store.write_shard(shard, labelled, [], inputs[shard])
+        labelled, rejected = [], []
+        for cut in members:
+            try:
+                labelled.append((cut, TokenSequence(codes_of(cut)[:, None], info.frame_rate_hz, fingerprint)))
+            except BadAudio as error:
+                rejected.append(error.row())
+        store.write_shard(shard, labelled, rejected, inputs[shard])
     store.finish(inputs)
     return store
 
@@ -88,11 +94,16 @@ def _pauses() -> tuple[list[str], Labels]:
 
 
 def _phones(cuts: Sequence[Cut], parts: int) -> tuple[list[str], Labels]:
-    symbols = sorted({phone.symbol for cut in cuts for phone in timed_phones(cut)})
+    aligned = [cut for cut in cuts if is_aligned(cut)]
+    if not aligned:
+        raise ManifestError("no cut has a supervision with an alignment `phone`")
+    symbols = sorted({phone.symbol for cut in aligned for phone in timed_phones(cut)})
     names = ["SIL", *(f"{symbol}_{part}" for symbol in symbols for part in range(parts))]
     ids = {name: index for index, name in enumerate(names)}
 
     def codes_of(cut: Cut) -> Codes:
+        if not is_aligned(cut):
+            raise BadAudio(cut.id, "no phones", "no supervision has an alignment `phone`")
         return frame_labels(list(timed_phones(cut)), max(1, round(cut.duration * RATE) // HOP_SAMPLES), parts, ids)
 
     return names, codes_of
@@ -113,17 +124,15 @@ def pauses(samples: npt.NDArray[np.float32]) -> Codes:
     return quiet
 
 
-def timed_phones(cut: Cut) -> Iterator[Phone]:
-    """The phones of a cut that are no silence, in order.
+def is_aligned(cut: Cut) -> bool:
+    """Whether a cut has times of phones."""
+    return any((supervision.alignment or {}).get("phone") for supervision in cut.supervisions)
 
-    Raises:
-        ManifestError: there is none.
-    """
+
+def timed_phones(cut: Cut) -> Iterator[Phone]:
+    """The phones of a cut that are no silence, in order."""
     tiers = [(supervision.alignment or {}).get("phone", []) for supervision in cut.supervisions]
-    items = sorted(chain.from_iterable(tiers), key=lambda item: float(item.start))
-    if not items:
-        raise ManifestError(f"{cut.id} has no alignment `phone`")
-    for item in items:
+    for item in sorted(chain.from_iterable(tiers), key=lambda item: float(item.start)):
         if item.symbol not in SILENCES:
             yield Phone(without_stress(item.symbol), item.start, item.start + item.duration)
 
@@ -156,5 +165,6 @@ def main(argv: Sequence[str]) -> int:
     print(
         f"{summary['utterances']} utterances, {summary['duration_s'] / 3600:.2f} h, {store.vocab_size} labels"
         f" -> {Path(config.out)}"
+        + (f", {summary['rejected']} rejected (see {config.out}/rejected.jsonl)" if summary["rejected"] else "")
     )
     return 0
