@@ -24,6 +24,7 @@ from voxtok.runtime.training import (
     find_checkpoint,
     parameter_groups,
     save_checkpoint,
+    seed_step,
     sum_gradients,
 )
 
@@ -106,8 +107,7 @@ def update(
     Raises:
         VoxtokError: too many updates in a row without a finite gradient.
     """
-    # Dropout follows from the step and the rank, so that a resumed run goes on as it would have.
-    torch.manual_seed((seed * 1_000_003 + run.step) * 65_537 + ranks.rank)
+    seed_step(seed, run.step, ranks)
     for group in run.optimizer.param_groups:
         group["lr"] = schedule.rate(run.step)
     run.optimizer.zero_grad()

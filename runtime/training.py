@@ -27,14 +27,17 @@ log = logging.getLogger("voxtok")
 T = TypeVar("T")
 
 CHECKPOINT_FORMAT = "voxtok-training"
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 also held the first rank's random state, which no run needs that seeds every step."""
 
 
-def seed_everything(seed: int, ranks: Ranks) -> None:
-    """Seed Python, NumPy and torch; ranks draw different dropout."""
-    random.seed(seed + ranks.rank)
-    np.random.seed(seed + ranks.rank)
-    torch.manual_seed(seed + ranks.rank)
+def seed_step(seed: int, step: int, ranks: Ranks) -> None:
+    """Seed Python, NumPy and torch, CUDA too, before a step: a resumed run draws what it would have, on every rank."""
+    drawn = int(np.random.SeedSequence([seed, step, ranks.rank]).generate_state(1)[0])
+    random.seed(drawn)
+    np.random.seed(drawn)
+    torch.manual_seed(drawn)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int, decay_share: float) -> float:
@@ -100,7 +103,7 @@ def prefetched(recipes: Iterator[Callable[[], T]], threads: int) -> Iterator[T]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a training needs to go on as if it had not stopped; the position in the data follows from `step`.
+    """All that a training needs to go on as if it had not stopped; data and random numbers follow from `step`.
 
     Attributes:
         step: steps done.
@@ -114,7 +117,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint with torch's random state, whole or not at all; tensors and plain values only."""
+    """Write a checkpoint, whole or not at all; tensors and plain values only."""
     with atomic(path) as file:
         torch.save(
             {
@@ -123,14 +126,13 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
                 "step": checkpoint.step,
                 "config": checkpoint.config,
                 "state": checkpoint.state,
-                "random": torch.get_rng_state(),
             },
             file,
         )
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint without running code, and set torch's random state.
+    """Read a checkpoint without running code.
 
     Raises:
         CorruptFile: not a training checkpoint, or of another version.
@@ -139,9 +141,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever it stumbles over
         raise CorruptFile(f"{path} is not a training checkpoint: {error}") from error
-    if content.get("format") != CHECKPOINT_FORMAT or content.get("version") != CHECKPOINT_VERSION:
+    if content.get("format") != CHECKPOINT_FORMAT or content.get("version") not in READABLE_VERSIONS:
         raise CorruptFile(f"{path}: expected {CHECKPOINT_FORMAT} version {CHECKPOINT_VERSION}")
-    torch.set_rng_state(content["random"])
     return Checkpoint(content["step"], content["config"], content["state"])
 
 
@@ -154,7 +155,7 @@ def is_finished(out: Path, key: str) -> bool:
 
 
 def find_checkpoint(out: Path, key: str) -> Checkpoint | None:
-    """What a stopped run left in out/training.pt, with torch's random state set; None, and a folder, for a new run.
+    """What a stopped run left in out/training.pt; None, and a folder, for a new run.
 
     Raises:
         ConfigError: it is of another configuration than the one whose hash is `key`.

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_training_learns_and_its_folder_is_an_upstream(stores: tuple[str, str], 
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stores: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = replace(SHAPE, dropout=0.2)  # the random state must be restored too
+    shape = replace(SHAPE, dropout=0.2)  # which must draw what it would have
     whole = pretrain(config(stores, tmp_path / "whole", model=shape))
 
     def killed(*_: object) -> None:
@@ -91,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     stopped = config(stores, tmp_path / "stopped", model=shape)
     with monkeypatch.context() as patch:
         patch.setattr("voxtok.tokenize.train.save_model", killed)
-        patch.setattr("voxtok.tokenize.train.Totals", _stops_after(5))
+        patch.setattr("voxtok.tokenize.train.Totals", stops_after(5))
         with pytest.raises(KeyboardInterrupt):
             pretrain(stopped)
     assert len(losses(tmp_path / "stopped")) == 5  # one more than the checkpoint of step 4
@@ -100,7 +101,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(a, weights(resumed)[name]) for name, a in weights(whole).items())
 
 
-def _stops_after(steps: int) -> type:
+def stops_after(steps: int) -> type:
     """Totals that stand for a kill in the step after `steps`."""
     from voxtok.runtime.training import Totals
 
@@ -131,21 +132,47 @@ def test_a_finished_run_is_left_and_another_configuration_is_refused(stores: tup
 
 def test_two_ranks_equal_one(stores: tuple[str, str], tmp_path: Path) -> None:
     one = pretrain(config(stores, tmp_path / "one", steps=3))
-    script = (
-        "from pathlib import Path; from tests.test_pretrain import *; import sys, torch; torch.set_num_threads(1)\n"
-        "from voxtok.runtime.distributed import connected_ranks\n"
-        "with connected_ranks() as ranks: pretrain(config(tuple(sys.argv[2:]), Path(sys.argv[1]), steps=3), ranks)\n"
-    )
-    (tmp_path / "script.py").write_text(script)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "script.py"), str(tmp_path / "two"), *stores],
-        cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    _on_two_ranks("pretrain(config(stores, out, steps=3), ranks)", tmp_path / "two", stores)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     two = weights(tmp_path / "two" / "model")
     assert all(torch.allclose(a, two[name], atol=2e-3) for name, a in weights(one).items())
+
+
+def test_two_ranks_resumed_are_two_ranks_uninterrupted(stores: tuple[str, str], tmp_path: Path) -> None:
+    """Each rank draws its own dropout; after a resume, rank 1 must not draw that of rank 0."""
+    program = """
+shape = replace(SHAPE, dropout=0.2)
+pretrain(config(stores, out / "whole", model=shape), ranks)
+with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr("voxtok.tokenize.train.Totals", stops_after(5))
+    pretrain(config(stores, out / "stopped", model=shape), ranks)
+pretrain(config(stores, out / "stopped", model=shape), ranks)
+"""
+    _on_two_ranks(program, tmp_path, stores)
+    assert len(losses(tmp_path / "whole")) == 6
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    resumed = weights(tmp_path / "stopped" / "model")
+    assert all(torch.equal(a, resumed[name]) for name, a in weights(tmp_path / "whole" / "model").items())
+
+
+def _on_two_ranks(program: str, out: Path, stores: tuple[str, str]) -> None:
+    """Run lines that know `out`, `stores` and `ranks`."""
+    head = """
+import sys
+from tests.test_pretrain import *
+from voxtok.runtime.distributed import connected_ranks
+torch.set_num_threads(1)
+out, stores = Path(sys.argv[1]), tuple(sys.argv[2:])
+with connected_ranks() as ranks:
+"""
+    out.mkdir(exist_ok=True)
+    (out / "script.py").write_text(head + indent(program, "    "))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(out / "script.py"), str(out), *stores],
+        cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_front_can_be_frozen(stores: tuple[str, str], tmp_path: Path) -> None:

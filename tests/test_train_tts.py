@@ -147,7 +147,7 @@ def test_the_aligner_finds_how_long_letters_last(tmp_path: Path) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = replace(SHAPE, decoder="masked", dropout=0.2)  # the random state must be restored too
+    shape = replace(SHAPE, decoder="masked", dropout=0.2)  # which must draw what it would have
     whole = train_tts(config(stores, tmp_path / "whole", model=shape))
     stopped = config(stores, tmp_path / "stopped", model=shape)
     done = [0]

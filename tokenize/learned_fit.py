@@ -167,8 +167,7 @@ def _train(
     training = Training(model, torch.optim.Adam(model.parameters(), lr=config.learning_rate))
     identity = sha256([asdict(config), source.width, scale.num_frames, scale.variance])
     if file is not None:
-        with _random_state(device, [config.seed]):  # loading sets torch's random state
-            training.resume(file, identity)
+        training.resume(file, identity)
     saved = training.step
     while training.step < config.steps:
         for pool, frames in enumerate(_pools(source, config.pool_frames)):

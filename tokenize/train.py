@@ -2,7 +2,7 @@
 
 out/model/          config.json, preprocessor_config.json, model.safetensors
 out/heads.safetensors  what predicts the targets
-out/training.pt     weights, optimizer, random state: a killed run goes on here, along the same loss curve
+out/training.pt     weights, optimizer: a killed run goes on here, along the same loss curve
 out/metrics.jsonl   loss, accuracies, learning rate, hours of audio per hour, and each part's share of the time
 """
 
@@ -31,7 +31,7 @@ from voxtok.runtime.training import (
     parameter_groups,
     prefetched,
     save_checkpoint,
-    seed_everything,
+    seed_step,
     sum_gradients,
 )
 from voxtok.tokenize.crops import Batch, Corpus, CropConfig, batches
@@ -138,7 +138,6 @@ def train(
     device = next(trainee.parameters()).device
     groups = parameter_groups(trainee.parameters(), config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    seed_everything(seed, ranks)
     step = _resume(out, key, trainee, optimizer)
     recipes = batches(corpus, crops, seed, ranks, architecture_of(trainee.model), step)
     trainee.model.train()
@@ -149,6 +148,7 @@ def train(
     ):
         for batch in prefetched(recipes, config.workers):
             clock.lap("data")
+            seed_step(seed, step, ranks)
             audio_s = totals.add(update(trainee, optimizer, batch.to(device), step, config, ranks, clock))
             progress.add(audio_s)
             step += 1
@@ -207,7 +207,7 @@ def _checkpoint(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Op
 
 
 def _resume(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
-    """Steps that are done; their weights, optimizer and random state are restored."""
+    """Steps that are done; their weights and optimizer are restored."""
     checkpoint = find_checkpoint(out, key)
     if checkpoint is None:
         return 0

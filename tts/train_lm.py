@@ -1,7 +1,7 @@
 """`voxtok train-lm`: token stores -> unit language model (GSLM, Lakhotia et al. 2021).
 
 out/lm.json, model.safetensors    the model; tokenizer/ beside it where token stores were given
-out/training.pt                   weights, optimizer, random state: a killed run goes on here, along the same curve
+out/training.pt                   weights, optimizer: a killed run goes on here, along the same curve
 out/metrics.jsonl                 loss, perplexity, bits per second of training and of held-out speech
 """
 
@@ -29,7 +29,7 @@ from voxtok.runtime.training import (
     parameter_groups,
     prefetched,
     save_checkpoint,
-    seed_everything,
+    seed_step,
     sum_gradients,
 )
 from voxtok.tokenize.patterns import PatternName
@@ -155,7 +155,6 @@ def train(
         return
     groups = parameter_groups(lm.parameters(), config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    seed_everything(seed, ranks)
     step = _resume(out, key, lm, optimizer)
     context = lm.shape.context_steps
     recipes = lm_batches(documents, lm.layout, context, batch_steps // context, seed, ranks, step)
@@ -167,6 +166,7 @@ def train(
     ):
         for batch in prefetched(recipes, config.workers):
             clock.lap("data")
+            seed_step(seed, step, ranks)
             progress.add(totals.add(update(lm, optimizer, batch.to(lm.device), step, config, ranks, clock)))
             step += 1
             last = step == config.steps
@@ -234,7 +234,7 @@ def _validated(lm: UnitLm, valid: Documents) -> dict[str, float]:
 
 
 def _resume(out: Path, key: str, lm: UnitLm, optimizer: torch.optim.Optimizer) -> int:
-    """Steps that are done; their weights, optimizer and random state are restored."""
+    """Steps that are done; their weights and optimizer are restored."""
     checkpoint = find_checkpoint(out, key)
     if checkpoint is None:
         return 0

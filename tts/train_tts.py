@@ -3,7 +3,7 @@
 out/tts.json, text.json, model.safetensors, tokenizer/    the model, see synthesizer.py
 out/voices.json        who speaks, as embeddings, for vocoders that are told
 out/durations.jsonl    symbols of the training utterances and their frames; rejected.jsonl: what is not used, and why
-out/training.pt        weights, optimizer, random state: a killed run goes on here, along the same curve
+out/training.pt        weights, optimizer: a killed run goes on here, along the same curve
 out/metrics.jsonl      losses and accuracies of training and of held-out speech
 """
 
@@ -32,7 +32,7 @@ from voxtok.runtime.training import (
     parameter_groups,
     prefetched,
     save_checkpoint,
-    seed_everything,
+    seed_step,
     sum_gradients,
 )
 from voxtok.tokenize.train import IRRELEVANT, TrainConfig
@@ -128,7 +128,6 @@ def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: Train
     groups = parameter_groups(network.parameters(), limits.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=limits.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     average = MovingAverage(network, config.average_decay)
-    seed_everything(config.seed, ranks)
     step = _resume(out, key, network, optimizer, average)
     rate = corpus.source.frame_rate_hz
     recipes = batches(corpus.utterances, rate, config.batch_frames, config.seed, ranks, step)
@@ -140,6 +139,7 @@ def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: Train
     ):
         for batch in prefetched(recipes, limits.workers):
             clock.lap("data")
+            seed_step(config.seed, step, ranks)
             progress.add(totals.add(update(network, optimizer, batch, step, limits, ranks, clock)))
             step += 1
             average.update(step)
@@ -238,7 +238,7 @@ def _contents(data: CorpusConfig) -> dict[str, object]:
 
 
 def _resume(out: Path, key: str, network: TtsNetwork, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
-    """Steps that are done; their weights, optimizer and random state are restored."""
+    """Steps that are done; their weights and optimizer are restored."""
     checkpoint = find_checkpoint(out, key)
     if checkpoint is None:
         return 0

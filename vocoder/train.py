@@ -1,7 +1,7 @@
 """The training loop of vocoders.
 
 out/model/          the vocoder, with averaged weights
-out/training.pt     weights, averages, discriminators, optimizers, random state: a killed run goes on here
+out/training.pt     weights, averages, discriminators, optimizers: a killed run goes on here
 out/metrics.jsonl   losses, learning rate, hours of audio per hour, each part's share of the time; held-out distance
 """
 
@@ -28,7 +28,7 @@ from voxtok.runtime.training import (
     learning_rate,
     prefetched,
     save_checkpoint,
-    seed_everything,
+    seed_step,
     sum_gradients,
 )
 from voxtok.tokenize.quantizer import open_quantizer
@@ -172,7 +172,6 @@ def train(
     device = next(trainee.model.parameters()).device
     training, heldout = split_heldout(speech, config.heldout)
     optimizers = Optimizers.of(trainee, config)
-    seed_everything(seed, ranks)
     step = _resume(out, key, trainee, optimizers)
     hop_samples = trainee.model.facts.hop_samples
     quantizer = None if trainee.codebook is None else open_quantizer(trainee.codebook, torch.device("cpu"))
@@ -185,6 +184,7 @@ def train(
     ):
         for batch in prefetched(recipes, config.workers):
             clock.lap("data")
+            seed_step(seed, step, ranks)
             terms = update(trainee, optimizers, batch.to(device), losses, step, config, ranks, clock)
             totals.add({"audio_s": (step_s, 1.0)} | {name: (value, 1.0) for name, value in terms.items()})
             progress.add(step_s)
@@ -316,7 +316,7 @@ def _checkpoint(out: Path, key: str, trainee: Trainee, optimizers: Optimizers, s
 
 
 def _resume(out: Path, key: str, trainee: Trainee, optimizers: Optimizers) -> int:
-    """Steps that are done; weights, optimizers and random state are restored."""
+    """Steps that are done; weights and optimizers are restored."""
     checkpoint = find_checkpoint(out, key)
     if checkpoint is None:
         return 0
