@@ -174,6 +174,7 @@ def train(run: Run, data: TrainingSet, dev: TrainingSet, config: TrainAsrConfig,
                 clock.lap("evaluation")
             if ranks.is_first and (run.is_due(schedule.checkpoint_steps, schedule) or run.is_over(schedule)):
                 save_run(run, out, key)
+                clock.lap("checkpoint")
     if ranks.is_first:
         run.recognizer.load_state_dict(run.best.average() or run.average.weights)
         first = config.data[0].split(JOINED) if config.model.inputs.tokens else []

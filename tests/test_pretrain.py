@@ -73,6 +73,8 @@ def test_training_learns_and_its_folder_is_an_upstream(stores: tuple[str, str], 
     found = losses(tmp_path)
     assert len(found) == 30
     assert sum(found[-10:]) < 0.9 * sum(found[:10])
+    shares = list(read_jsonl(tmp_path / "metrics.jsonl"))[2]  # after the checkpoint of step 2
+    assert {"share_data", "share_forward", "share_backward", "share_update", "share_checkpoint"} <= set(shares)
     upstream = load_upstream(str(model), device="cpu")
     features, frames = upstream.extract(torch.randn(1, 16000), torch.tensor([16000]), [2])
     assert features[2].shape == (1, 49, 32)

@@ -119,6 +119,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert len(losses(tmp_path / "stopped")) == 5  # one more than the checkpoint of update 4
     resumed = train_asr(stopped)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    timed = [row["step"] for row in read_jsonl(tmp_path / "whole" / "metrics.jsonl") if "share_checkpoint" in row]
+    assert timed == [3, 5]
     assert equal(weights(whole), weights(resumed))
 
 

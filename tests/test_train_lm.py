@@ -93,6 +93,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(store: str, tmp_path: Path, monk
     assert [row["step"] for row in whole] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert {"loss", "perplexity", "bits_per_s", "accuracy", "lr"} <= set(whole[0])
     assert {"valid_perplexity", "valid_bits_per_s"} <= set(whole[2])
+    timed = list(read_jsonl(tmp_path / "whole" / "metrics.jsonl"))[3]  # after the checkpoint of step 2
+    assert {"share_evaluation", "share_checkpoint"} <= set(timed)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
 

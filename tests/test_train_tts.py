@@ -199,12 +199,14 @@ def test_a_finished_run_is_left_and_another_configuration_is_refused(stores: Pat
 
 
 def test_held_out_speech_is_measured_and_smaller_numbers_saved(stores: Path, tmp_path: Path) -> None:
-    whole = config(stores, tmp_path, steps=2, model=replace(SHAPE, decoder="masked", speaker="table"))
+    whole = config(stores, tmp_path, steps=3, model=replace(SHAPE, decoder="masked", speaker="table"))
     data = replace(whole.data, valid=whole.data.store)
     train = replace(whole.train, saved_dtype="float16", dtype="bfloat16")
     out = train_tts(replace(whole, data=data, train=train))
     rows = [row for row in read_jsonl(out / "metrics.jsonl") if "valid_loss" in row]
-    assert len(rows) == 1 and rows[0]["valid_loss"] > 0 and rows[0]["valid_duration_error_rows"] > 0
+    assert len(rows) == 2 and rows[0]["valid_loss"] > 0 and rows[0]["valid_duration_error_rows"] > 0
+    timed = [row for row in read_jsonl(out / "metrics.jsonl") if "share_evaluation" in row]
+    assert [row["step"] for row in timed] == [3] and "share_checkpoint" in timed[0]
     model = Synthesizer.load(out, device="cpu")
     assert model.speakers.names == ("s0", "s1")
     parameters = sum(tensor.numel() for tensor in weights(out).values())

@@ -160,6 +160,8 @@ def test_a_stopped_run_goes_on_along_the_same_curve(
             train_vocoder(stopped)
     train_vocoder(stopped)
     assert losses(tmp_path / "cut" / "out") == losses(tmp_path / "whole" / "out")
+    timed = [row for row in read_jsonl(tmp_path / "whole" / "out" / "metrics.jsonl") if "share_checkpoint" in row]
+    assert [row["step"] for row in timed] == [3, 5] and "share_evaluation" in timed[0]
     kept, again = (tmp_path / name / "out" / "model" / "model.safetensors" for name in ("whole", "cut"))
     assert kept.read_bytes() == again.read_bytes()
     with pytest.raises(ConfigError, match="another configuration"):

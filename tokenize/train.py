@@ -157,6 +157,7 @@ def train(
                 totals = Totals()
             if ranks.is_first and (step % config.checkpoint_steps == 0 or step == config.steps):
                 _checkpoint(out, key, trainee, optimizer, step)
+                clock.lap("checkpoint")
             if step == config.steps:
                 break
     if ranks.is_first:

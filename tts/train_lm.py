@@ -178,10 +178,11 @@ def train(
             if step % config.checkpoint_steps == 0 or last:
                 if valid is not None:
                     metrics.add(step, _validated(lm, valid))
+                    clock.lap("evaluation")
                 if ranks.is_first:
                     state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict()}
                     save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
-                clock.lap("checkpoint")
+                    clock.lap("checkpoint")
             if last:
                 break
     if ranks.is_first:

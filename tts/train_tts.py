@@ -150,8 +150,10 @@ def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: Train
             if ranks.is_first and (step % limits.checkpoint_steps == 0 or last):
                 if corpus.valid:
                     metrics.add(step, validated(model, average, corpus.valid, config))
+                    clock.lap("evaluation")
                 state = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
                 save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
+                clock.lap("checkpoint")
             if last:
                 break
     network.load_state_dict(average.weights)

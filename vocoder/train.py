@@ -194,9 +194,11 @@ def train(
                 metrics.add(step, totals.means() | {"lr": rate} | clock.report(totals.audio_s))
                 totals = Totals()
             if ranks.is_first and (step % config.checkpoint_steps == 0 or step == config.steps):
-                trainee.vocoder().save(out / "model", getattr(torch, config.saved_dtype))
                 look_at(trainee.vocoder(), heldout, metrics, step)
+                clock.lap("evaluation")
+                trainee.vocoder().save(out / "model", getattr(torch, config.saved_dtype))
                 _checkpoint(out, key, trainee, optimizers, step)
+                clock.lap("checkpoint")
             if step == config.steps:
                 break
     if ranks.is_first:
