@@ -12,6 +12,7 @@ import soundfile as sf
 from tests.tiny_models import save_tiny
 from tests.tiny_vocoder import feature_facts, tiny_config, tiny_vocoder
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
+from tests.toy_recognizer import save_toy_recognizer
 from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.files import read_json, read_jsonl
@@ -128,7 +129,7 @@ def test_kathleen_in_miniature(tmp_path: Path) -> None:
 
 
 TINY_TTS = (
-    "--model.width 16 --model.heads 2 --model.encoder_blocks 1 --model.decoder_blocks 1 --data.text.kind characters "
+    "--model.width 16 --model.heads 2 --model.encoder_blocks 1 --model.decoder_blocks 1 "
     "--data.aligner.steps 3 --train.steps 2 --train.warmup_steps 1 --train.checkpoint_steps 2 --train.dtype float32 "
     "--train.tensorboard false --train.workers 0"
 )
@@ -137,6 +138,7 @@ TINY_TTS = (
 @pytest.mark.slow
 def test_ljspeech_in_miniature(tmp_path: Path) -> None:
     """Every stage on toy speech laid out as LJSpeech is; then again, and nothing is done twice."""
+    pytest.importorskip("espeakng_loader")
     (tmp_path / "LJ" / "wavs").mkdir(parents=True)
     lines = []
     for index in range(8):
@@ -146,6 +148,7 @@ def test_ljspeech_in_miniature(tmp_path: Path) -> None:
     (tmp_path / "LJ" / "metadata.csv").write_text("".join(lines))
     environment = {
         "EXP": str(tmp_path / "exp"), "CORPUS": str(tmp_path / "LJ"), "EVERY": "4", "TTS_OPTIONS": TINY_TTS,
+        "ASR": str(save_toy_recognizer(tmp_path / "asr")),
         "OPTIONS": f"--upstream {save_tiny('hubert-base', tmp_path / 'model')} --layer 2 --vocab-size 8 --cache-gb 1",
         "VOCODER_OPTIONS": "--model.width 8 --model.istft.width 8 --model.istft.coarse_blocks 1 "
         "--model.istft.fine_blocks 1 --segments.batch_size 2 --segments.segment_frames 10 --losses.resolutions [256] "
@@ -157,6 +160,8 @@ def test_ljspeech_in_miniature(tmp_path: Path) -> None:
     report = read_json(exp / "quality.json")
     assert report["sentences"] == report["compared"] == 2 and report["scores"]["mcd_db"] > 0
     assert TokenStore.open(exp / "tokens" / "train").summary["utterances"] == 4
+    for heard in ("recorded", "resynthesized", "said"):  # the texts that were said have no digits
+        assert "number" in (exp / "heard" / heard / "score" / "alignments.txt").read_text()
     made = [path.stat().st_mtime_ns for path in (exp / "tts" / "model.safetensors", exp / "said" / "summary.json")]
     run("ljspeech", **environment)
     again = [path.stat().st_mtime_ns for path in (exp / "tts" / "model.safetensors", exp / "said" / "summary.json")]
@@ -179,9 +184,13 @@ def test_speech_of_kathleen_in_miniature(tmp_path: Path) -> None:
     run(
         "kathleen", stages="tts.sh", EXP=str(tmp_path / "exp"), DATA=str(tmp_path), CORPUS="real", TEXT_FIELD="text",
         TOKENIZER=str(tmp_path / "tokenizer"), VOCODER=str(tmp_path / "vocoder"),
-        VOICE=str(tmp_path / "real" / "audio" / "utt000.wav"), TTS_OPTIONS=f"{TINY_TTS} --data.text_field text",
+        VOICE=str(tmp_path / "real" / "audio" / "utt000.wav"),
+        TTS_OPTIONS=f"{TINY_TTS} --data.text_field text --data.text.kind characters",
+        ASR=str(save_toy_recognizer(tmp_path / "asr")),
     )  # fmt: skip
     report = read_json(tmp_path / "exp" / "tts" / "quality.json")
     assert report["sentences"] == report["compared"] == 2 and set(report["failures"]) == set(FAILURES)
     other = read_json(tmp_path / "exp" / "tts" / "quality_voice.json")
     assert other["sentences"] == 2 and len(other["config"]["voices"]) == 2
+    for heard in ("recorded", "resynthesized", "said", "said_voice"):
+        assert read_json(tmp_path / "exp" / "tts" / "heard" / heard / "text" / "score.json")["missing"] == 0

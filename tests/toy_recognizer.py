@@ -1,9 +1,11 @@
 """Small recognizers with random weights."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.toy_tokenizer import toy_tokenizer
 from voxtok.asr.encoders import EncoderConfig
 from voxtok.asr.inputs import InputConfig, Source
 from voxtok.asr.normalization import TextNormalization
@@ -28,3 +30,14 @@ def toy_recognizer(source: Source = TOKENS, **changes: Any) -> Recognizer:
     }
     torch.manual_seed(0)
     return Recognizer(RecognizerConfig(**{**parts, **changes}), source, text).eval()
+
+
+def save_toy_recognizer(folder: Path) -> Path:
+    """A recognizer of the toy tokenizer's frames, with that tokenizer, as `voxtok train-asr` writes it."""
+    tokenizer = toy_tokenizer()
+    source = Source(
+        tokenizers=(tokenizer.fingerprint,), vocab_sizes=tokenizer.vocab_sizes, token_rate_hz=tokenizer.frame_rate_hz
+    )
+    toy_recognizer(source).save(folder)
+    tokenizer.save(folder / "tokenizers" / "0")
+    return folder

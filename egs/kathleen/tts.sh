@@ -4,13 +4,13 @@
 #
 #   DATA=/data/speech ./tts.sh                the folder of the real speech, with kathleen in it
 #   VOCODER=exp/vocoder/model ./tts.sh        another vocoder than the one that is installed
-#   ASR=exp/asr ./tts.sh                      a recognizer's folder: error rates too
+#   ASR=exp/asr/model ./tts.sh                a recognizer: error rates too
 #   VOICE=other.wav ./tts.sh                  the test sentences in another voice, too
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}/tts
 data=${DATA:-${VOXTOK_DATA:?give DATA, the folder of the real speech}}
-tokenizer=${TOKENIZER:-$here/../../models/mini-500}
+tokenizer=${TOKENIZER:-mini}
 vocoder=${VOCODER:-mini}
 
 # Data: every 8th sentence is kept for tests.
@@ -41,10 +41,15 @@ if [ -n "${VOICE:-}" ]; then
     voxtok tts-quality --said "$exp/said_voice" --voices "[$VOICE,$exp/train.jsonl.gz]" --out "$exp/quality_voice.json"
 fi
 
-# Error rates by a recognizer of this tokenizer's tokens.
+# What a recognizer, by the tokenizer in its folder, hears in the recordings, in their tokens and in what was said.
+hear() {
+    voxtok encode --tokenizer "$ASR/tokenizers/0" --cuts "$2" --out "$exp/heard/$1/tokens"
+    voxtok decode-asr --model "$ASR" --data "[$exp/heard/$1/tokens]" --search.method ctc-greedy \
+        --out "$exp/heard/$1/text"
+}
 if [ -n "${ASR:-}" ]; then
-    for part in said resynthesized; do
-        voxtok encode --tokenizer "${ASR_TOKENIZER:-$tokenizer}" --cuts "$exp/$part/cuts.jsonl.gz" --out "$exp/heard_$part"
-        voxtok decode-asr --model "$ASR" --data "[$exp/heard_$part]" --search.method ctc-greedy --out "$exp/text_$part"
-    done
+    hear recorded "$exp/test.jsonl.gz"
+    hear resynthesized "$exp/resynthesized/cuts.jsonl.gz"
+    hear said "$exp/said/cuts.jsonl.gz"
+    if [ -n "${VOICE:-}" ]; then hear said_voice "$exp/said_voice/cuts.jsonl.gz"; fi
 fi

@@ -5,7 +5,7 @@
 #   CORPUS=/data/LJSpeech-1.1 ./run.sh                     a copy that is already on disk
 #   OPTIONS="--upstream /models/hubert-base" ./run.sh      weights that are already on disk
 #   NPROC=4 ./run.sh                                       4 GPUs
-#   ASR=exp/asr ./run.sh                                   a recognizer's folder: error rates too
+#   ASR=exp/asr/model ./run.sh                             a recognizer: error rates too
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
@@ -50,11 +50,18 @@ voxtok synthesize --store "$exp/tokens/test" --vocoder "$exp/vocoder/model" --ou
 
 # Scores.
 voxtok tts-quality --said "$exp/said" --reference "$exp/data/cuts_test.jsonl.gz" --out "$exp/quality.json"
+
+# What a recognizer, by the tokenizer in its folder, hears in the recordings, in their tokens and in what was said;
+# scored by the texts that were said, whose numbers are words.
+hear() {
+    voxtok encode --tokenizer "$ASR/tokenizers/0" --cuts "$2" --out "$exp/heard/$1/tokens"
+    voxtok decode-asr --model "$ASR" --data "[$exp/heard/$1/tokens]" --search.method ctc-greedy \
+        --out "$exp/heard/$1/text"
+    voxtok score --ref "$exp/said/cuts.jsonl.gz" --hyp "$exp/heard/$1/text/hypotheses.jsonl" \
+        --case lower --punctuation remove --out "$exp/heard/$1/score"
+}
 if [ -n "${ASR:-}" ]; then
-    for part in said resynthesized; do
-        voxtok encode --tokenizer "${ASR_TOKENIZER:-$ASR/tokenizers/0}" --cuts "$exp/$part/cuts.jsonl.gz" \
-            --out "$exp/heard/$part/tokens"
-        voxtok decode-asr --model "$ASR" --data "[$exp/heard/$part/tokens]" --search.method ctc-greedy \
-            --out "$exp/heard/$part/text"
-    done
+    hear recorded "$exp/data/cuts_test.jsonl.gz"
+    hear resynthesized "$exp/resynthesized/cuts.jsonl.gz"
+    hear said "$exp/said/cuts.jsonl.gz"
 fi
