@@ -28,11 +28,12 @@ class Heads(torch.nn.Module):
 
     def forward(self, hidden: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
         """For each block, logits (N, vocab_size) of each stream from (N, width) frames."""
-        rows = zip(hidden, self.norms, self.outputs, strict=True)
-        return [
-            self.logits(norm(frames), cast(torch.nn.Linear, output)).float().split(self.vocab_sizes, dim=-1)
-            for frames, norm, output in rows
-        ]
+        return [self.of_block(block, frames) for block, frames in zip(range(len(self.norms)), hidden, strict=True)]
+
+    def of_block(self, block: int, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits (N, vocab_size) of each stream from a supervised block's (N, width) frames; -1 is the last block."""
+        output = cast(torch.nn.Linear, self.outputs[block])
+        return self.logits(self.norms[block](frames), output).float().split(self.vocab_sizes, dim=-1)
 
     def logits(self, frames: torch.Tensor, output: torch.nn.Linear) -> torch.Tensor:
         """(N, streams' vocabularies together) from (N, width) normalised frames."""

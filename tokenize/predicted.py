@@ -65,7 +65,7 @@ class Predicted:
         with torch.inference_mode():
             for row, frames, count in zip(found, features[last], counts.tolist(), strict=True):
                 normal = F.layer_norm(frames[:count], frames.shape[-1:], self._gain, self._bias)
-                row[:count] = mean_of_three(self._heads([normal] * len(self._heads.norms))[-1][self._stream])
+                row[:count] = mean_of_three(self._heads.of_block(-1, normal)[self._stream])
         return {layer: found for layer in layers}, counts
 
 
