@@ -33,7 +33,8 @@ class Heads(torch.nn.Module):
     def of_block(self, block: int, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits (N, vocab_size) of each stream from a supervised block's (N, width) frames; -1 is the last block."""
         output = cast(torch.nn.Linear, self.outputs[block])
-        return self.logits(self.norms[block](frames), output).float().split(self.vocab_sizes, dim=-1)
+        logits = self.logits(self.norms[block](frames), output).float()
+        return tuple(logits.split(self.vocab_sizes, dim=-1))
 
     def logits(self, frames: torch.Tensor, output: torch.nn.Linear) -> torch.Tensor:
         """(N, streams' vocabularies together) from (N, width) normalised frames."""
