@@ -53,6 +53,41 @@ def test_scores_and_page(folder: Path, tmp_path: Path) -> None:
     assert "unit error rate" in page and "utt001" in page
 
 
+def test_further_speech_is_beside_its_recording_or_alone(folder: Path, tmp_path: Path) -> None:
+    """Another voice of the scored utterances, and a sentence that nobody read."""
+    write_toy_corpus(tmp_path / "converted", [2.0, 1.5])
+    write_toy_corpus(tmp_path / "said", [1.2])
+    for name, kept, renamed in (("converted", "utt001", "utt001"), ("said", "utt000", "0001")):
+        cuts = [cut.with_id(renamed) for cut in load_cuts(tmp_path / name) if cut.id == kept]
+        for cut in cuts:
+            cut.supervisions[0].speaker, cut.supervisions[0].text = f"voice of {name}", f"text of {name} <0>"
+        save_cuts(tmp_path / name / "cuts.jsonl.gz", cuts)
+    shown = (str(tmp_path / "converted"), str(tmp_path / "said"))
+    options = {"aligned": False, "tokenizer": None, "examples": 2}
+    without = quality(config(folder, tmp_path / "without", **options))
+    report = quality(config(folder, tmp_path / "with", **options, shown=shown))
+    assert report["scores"] == without["scores"] and report["rows"] == without["rows"]
+    page = (tmp_path / "with" / "vocoder_quality.html").read_text()
+    captions = [re.sub("<.*?>", "", caption) for caption in re.findall(r"<figcaption>(.*?)</figcaption>", page)]
+    pair = ["recording s0", "made s0", "recording s1", "made s1"]
+    assert captions == [*pair, "converted voice of converted", "said voice of said"]
+    assert page.count("<audio") == len(captions)
+    assert page.index("Without a recording") < page.index("text of said &lt;0&gt;") < page.index("Every utterance")
+    assert "Without a recording" not in (tmp_path / "without" / "vocoder_quality.html").read_text()
+
+
+def test_further_speech_that_cannot_be_read_is_left_out(folder: Path, tmp_path: Path) -> None:
+    write_toy_corpus(tmp_path / "converted", [2.0, 1.5])
+    (tmp_path / "converted" / "audio" / "utt000.wav").unlink()
+    quality(config(folder, tmp_path, aligned=False, tokenizer=None, examples=2, shown=(str(tmp_path / "converted"),)))
+    assert (tmp_path / "vocoder_quality.html").read_text().count("<audio") == 5
+
+
+def test_columns_have_different_names(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names must differ: recording, made"):
+        config(folder, tmp_path, shown=(str(tmp_path / "made"),))
+
+
 def test_recordings_compared_with_themselves_are_perfect(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("pystoi")
     report = quality(config(folder, tmp_path, synthetic=str(folder / "real"), examples=0))

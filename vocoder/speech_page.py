@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -11,7 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
+from lhotse.cut import Cut
 
+from voxtok.manifests.audio import read_audio
+from voxtok.runtime.errors import BadAudio
+from voxtok.runtime.progress import log
 from voxtok.tokenize.page import card, document, table
 from voxtok.tokenize.plots import png
 from voxtok.vocoder.mel import log_mel, quality_shape
@@ -44,53 +48,94 @@ RANGE = 9.0
 
 
 @dataclass(frozen=True, eq=False)
+class Side:
+    """One recording of an utterance, or what was made in its place: its column, who speaks, (T,) samples."""
+
+    column: str
+    speaker: str
+    samples: Samples
+
+
+@dataclass(frozen=True, eq=False)
 class Example:
-    """One utterance to listen to: (T,) samples of the recording and of what was made in its place."""
+    """One utterance to listen to, from every column that has it."""
 
     name: str
     text: str
-    real: Samples
-    made: Samples
+    sides: Sequence[Side]
 
 
-def speech_page(report: dict[str, Any], examples: Sequence[Example], sampling_rate: int) -> str:
+def example_of(name: str, cuts: Iterable[tuple[str, Cut]], sampling_rate: int) -> Example:
+    """Read the audio of an utterance's columns; one that cannot be read is left out."""
+    sides: list[Side] = []
+    text = ""
+    for column, cut in cuts:
+        try:
+            samples = read_audio(cut, sampling_rate)
+        except BadAudio as error:
+            log.warning("left out: %s", error)
+            continue
+        said = cut.supervisions[0] if cut.supervisions else None
+        text = text or (said.text if said and said.text else "")
+        sides.append(Side(column, said.speaker if said and said.speaker else "", samples))
+    return Example(name, text, sides)
+
+
+def speech_page(
+    report: dict[str, Any], examples: Sequence[Example], alone: Sequence[Example], sampling_rate: int
+) -> str:
     """The whole page, self-contained.
 
     Args:
         report: what vocoder_quality.json holds.
-        examples: utterances to listen to.
+        examples: utterances to listen to, beside their recordings.
+        alone: utterances that were never recorded.
         sampling_rate: of their samples, Hz.
     """
     scores = report["scores"]
     known = [(name, SAYS[name]) for name in SAYS if name in scores]
     compared = "frame by frame" if report["config"]["aligned"] else "along a warped path"
+    shown = ", ".join(f"<code>{escape(path)}</code>" for path in report["config"]["shown"])
     body = [
         PLAYER,
         "<h1>Synthetic speech</h1>",
         f'<p class="soft">{report["utterances"]} utterances of <code>{escape(report["config"]["synthetic"])}</code> '
-        f"against <code>{escape(report['config']['reference'])}</code>, {compared}.</p>",
+        f"against <code>{escape(report['config']['reference'])}</code>, {compared}."
+        + (f" To hear only: {shown}.</p>" if shown else "</p>"),
         '<div class="cards">' + "".join(card(f"{scores[n]:.{d}f}", label) for n, (label, _, d) in known) + "</div>",
         table(
             ["score", "value", "what it says"], [[label, f"{scores[n]:.{d}f}", says] for n, (label, says, d) in known]
         ),
-        "<h2>To listen to</h2>",
-        *[_example(example, sampling_rate) for example in examples],
+        *_heard("To listen to", examples, sampling_rate),
+        *_heard("Without a recording", alone, sampling_rate),
         "<h2>Every utterance</h2>",
         _rows(report["rows"], [name for name, _ in known]),
     ]
     return document("Synthetic speech", body)
 
 
+def _heard(title: str, examples: Sequence[Example], sampling_rate: int) -> list[str]:
+    """A section of utterances, where there are any."""
+    parts = [_example(example, sampling_rate) for example in examples if example.sides]
+    return [f"<h2>{title}</h2>", *parts] if parts else []
+
+
 def _example(example: Example, sampling_rate: int) -> str:
     shape = quality_shape(sampling_rate)
-    logs = [log_mel(torch.from_numpy(samples), shape).numpy() for samples in (example.real, example.made)]
+    logs = [log_mel(torch.from_numpy(side.samples), shape).numpy() for side in example.sides]
     top = float(max(one.max() for one in logs))
-    sides = "".join(
-        f"<figure><figcaption>{name}</figcaption>{spectrogram(log, top)}{player(samples, sampling_rate)}</figure>"
-        for name, log, samples in zip(("recording", "made"), logs, (example.real, example.made), strict=True)
+    figures = "".join(
+        f"<figure><figcaption>{_caption(side)}</figcaption>{spectrogram(log, top)}"
+        f"{player(side.samples, sampling_rate)}</figure>"
+        for side, log in zip(example.sides, logs, strict=True)
     )
     said = f"<p>{escape(example.text)}</p>" if example.text else ""
-    return f'<h3><code>{escape(example.name)}</code></h3>{said}<div class="pair">{sides}</div>'
+    return f'<h3><code>{escape(example.name)}</code></h3>{said}<div class="sides">{figures}</div>'
+
+
+def _caption(side: Side) -> str:
+    who = f" <code>{escape(side.speaker)}</code>" if side.speaker else ""
+    return escape(side.column) + who
 
 
 def spectrogram(logs: npt.NDArray[np.floating], top: float) -> str:

@@ -21,6 +21,7 @@ from voxtok.tokenize.usage import dedup
 from voxtok.vocoder.intelligibility import load_utmos, load_whisper, pesq, stoi, word_errors
 from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model, similarity
 from voxtok.vocoder.spectral import mel_cepstral_distortion, mel_difference, pitch_errors
+from voxtok.vocoder.speech_page import Example, example_of, speech_page
 
 RATE = 16000
 Row = dict[str, Any]
@@ -49,6 +50,9 @@ class QualityConfig:
     """What was made in their place, such as the folder of `voxtok synthesize`."""
     out: str
     """Folder to write: vocoder_quality.json and vocoder_quality.html."""
+    shown: tuple[str, ...] = ()
+    """Further speech for the page, not scored: what has the id of a recording stands beside it, as conversions do;
+    other ids stand alone, such as sentences of `voxtok say`."""
     aligned: bool
     """Whether frames lie at the same times, as after resynthesis. If not, cepstra are compared along a warped path, and
     spectra, pitch, STOI and PESQ are left out."""
@@ -61,13 +65,21 @@ class QualityConfig:
     whisper: str | None = None
     """A Whisper folder, for the word error rate against the texts of --reference."""
     examples: int = 8
-    """Utterances on the page to listen to."""
+    """Utterances on the page to listen to, and as many without a recording."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
         if self.examples < 0:
             raise ConfigError("--examples must not be negative")
+        if len(self.columns) < 2 + len(self.shown):
+            raise ConfigError(f"columns are named after folders, whose names must differ: {', '.join(self.columns)}")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names of the page's columns and what they show."""
+        made = {Path(path).resolve().name: path for path in (self.synthetic, *self.shown)}
+        return {"recording": self.reference, **made}
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,15 +156,11 @@ def pairs_of(reference: Iterable[Cut], synthetic: Iterable[Cut]) -> list[tuple[C
 
 def quality(config: QualityConfig) -> dict[str, Any]:
     """Measure every pair; write vocoder_quality.json and vocoder_quality.html; returns what the JSON holds."""
-    from voxtok.vocoder.speech_page import Example, speech_page
-
     judges = Judges.open(config)
     pairs = pairs_of(load_cuts(config.reference), load_cuts(config.synthetic))
-    shown = set(np.linspace(0, len(pairs) - 1, min(config.examples, len(pairs))).round().astype(int).tolist())
     rows: list[Row] = []
-    examples: list[Example] = []
     with Progress("vocoder-quality", sum(cut.duration for cut, _ in pairs)) as progress:
-        for index, (cut, other) in enumerate(pairs):
+        for cut, other in pairs:
             progress.add(cut.duration)
             try:
                 real, made = read_audio(cut, RATE), read_audio(other, RATE)
@@ -161,12 +169,29 @@ def quality(config: QualityConfig) -> dict[str, Any]:
                 continue
             text = cut.supervisions[0].text if cut.supervisions else None
             rows.append({"id": cut.id, **judges.row(real, made, text)})
-            if index in shown:
-                examples.append(Example(cut.id, text or "", real, made))
-    report = {"config": asdict(config), "utterances": len(rows), "scores": summary(rows), "rows": rows}
+    described = {**asdict(config), "shown": list(config.shown)}
+    report = {"config": described, "utterances": len(rows), "scores": summary(rows), "rows": rows}
     write_json(Path(config.out) / "vocoder_quality.json", report)
-    write_bytes(Path(config.out) / "vocoder_quality.html", speech_page(report, examples, RATE).encode())
+    examples, alone = to_hear(config, [row["id"] for row in rows])
+    write_bytes(Path(config.out) / "vocoder_quality.html", speech_page(report, examples, alone, RATE).encode())
     return report
+
+
+def to_hear(config: QualityConfig, scored: Sequence[str]) -> tuple[list[Example], list[Example]]:
+    """Utterances for the page, evenly spread: of the scored ones, and of further speech that was never recorded."""
+    columns = {name: {cut.id: cut for cut in load_cuts(path)} for name, path in config.columns.items()}
+    recorded, _, *shown = columns.values()
+    alone = list(dict.fromkeys(name for cuts in shown for name in cuts if name not in recorded))
+
+    def chosen(names: Sequence[str]) -> list[Example]:
+        places = np.linspace(0, len(names) - 1, min(config.examples, len(names))).round().astype(int)
+        kept = [names[place] for place in places]
+        return [
+            example_of(name, [(column, cuts[name]) for column, cuts in columns.items() if name in cuts], RATE)
+            for name in kept
+        ]
+
+    return chosen(scored), chosen(alone)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:
