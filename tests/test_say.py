@@ -170,6 +170,19 @@ def test_a_folder_is_resumed_and_bad_sentences_are_listed(folder: Path, tmp_path
     assert whole == killed and len(whole) == 6
 
 
+def test_bad_sentences_are_pointed_at(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts.txt").write_text("ünknown")
+    options = ["--out", str(tmp_path / "said"), "--vocoder", str(folder / "vocoder"), "--device", "cpu"]
+    assert main([str(folder / "tts"), "--texts", str(tmp_path / "texts.txt"), *options]) == 1
+    assert f"1 rejected (see {tmp_path}/said/rejected.jsonl)" in capsys.readouterr().out
+
+
+def test_mini_is_the_installed_model(folder: Path, tmp_path: Path) -> None:
+    """A folder that is called so is "./mini"."""
+    assert config(folder, tmp_path, words=("mini",)).folder.parts[-2:] == ("models", "tts-mini")
+    assert config(folder, tmp_path, words=("./mini",)).folder == Path("mini")
+
+
 def test_another_seed_or_model_says_it_again(folder: Path, tmp_path: Path) -> None:
     options = {"temperature": 1.0, "words": (str(folder / "masked"),), "rounds": 2}
     say(config(folder, tmp_path, **options))

@@ -24,7 +24,7 @@ from voxtok.tts.failures import failure_of
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.refinement import Decoding
 from voxtok.tts.sentences import count_failures, read_sentences, said_text, with_tokens
-from voxtok.tts.synthesizer import Speaker, Synthesizer
+from voxtok.tts.synthesizer import Speaker, Synthesizer, tts_folder
 from voxtok.tts.text_to_tokens import AtOnce, OneByOne, TextToTokens, is_lm, key_of_model
 from voxtok.tts.tts_lm import Drawing, LmSynthesizer
 from voxtok.tts.voice import Voice, reference_voice, vocoder_voice
@@ -39,10 +39,11 @@ AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class SayConfig:
-    """Say a sentence, or every sentence of a file: voxtok say exp/tts "Hello, world!" --out hello.wav."""
+    """Say a sentence, or every sentence of a file: voxtok say mini "Hello, world!" --out hello.wav."""
 
     words: tuple[str, ...] = ()
-    """The folder of `voxtok train-tts` or `train-tts-lm`, then the sentence, which may be left out for --texts."""
+    """The folder of `voxtok train-tts` or `train-tts-lm`, or mini, the model that is installed with voxtok; then the
+    sentence, which is left out for --texts."""
     texts: str | None = None
     """A text file with a sentence a line, or Lhotse cuts, whose ids are kept."""
     text_field: str = "text"
@@ -96,6 +97,11 @@ class SayConfig:
             raise ConfigError("--rescorer chooses among what --drawing draws")
 
     @property
+    def folder(self) -> Path:
+        """Of the model."""
+        return tts_folder(self.words[0])
+
+    @property
     def decoding(self) -> Decoding:
         """How tokens are chosen."""
         return Decoding(rounds=self.rounds, temperature=self.temperature)
@@ -131,7 +137,7 @@ def open_talker(config: SayConfig) -> Talker:
         TokenizerMismatch: a vocoder or a voice of other tokens or features.
         ConfigError: a speaker where there are none, or the other way round.
     """
-    folder = Path(config.words[0])
+    folder = config.folder
     model, speaker = _open_lm(config, folder) if is_lm(folder) else _open_synthesizer(config, folder)
     voice: Voice
     if config.voice is None:
@@ -214,7 +220,7 @@ def say(config: SayConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
 def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any] | None:
     assert config.texts is not None
     out = Path(config.out)
-    settings = [key_of_model(config.words[0]), talker.model.identity, talker.voice.identity]
+    settings = [key_of_model(config.folder), talker.model.identity, talker.voice.identity]
     sources = read_sentences(config.texts, config.text_field)
     refused = [one for one in sources if isinstance(one, BadAudio)]
     orders = [
@@ -245,7 +251,8 @@ def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any]
         found: dict[str, Any] = read_json(out / "summary.json")
         return found
     summary = _summary(counts["utterances"], counts["rejected"], speech_s, spent_s, 0.0)
-    summary["failures"] = count_failures(out)
+    if counts["utterances"]:
+        summary["failures"] = count_failures(out)
     write_json(out / "summary.json", summary)
     return summary
 
@@ -278,9 +285,11 @@ def main(argv: Sequence[str]) -> int:
     if summary is None:
         print("this rank's share is done; the folder is complete once the other ranks' are")
         return 0
+    listed = f" (see {config.out}/rejected.jsonl)" if summary["rejected"] else ""
     print(
         f"{summary['utterances']} sentences, {summary['speech_s']:.2f} s of speech -> {config.out}; "
-        f"{summary['rejected']} rejected, {summary['real_time_factor']:.3f} s of computation for 1 s of speech"
+        f"{summary['rejected']} rejected{listed}, "
+        f"{summary['real_time_factor']:.3f} s of computation for 1 s of speech"
     )
     failed = [f"{count} {failure}" for failure, count in summary.get("failures", {}).items() if count]
     if failed:

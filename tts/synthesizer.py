@@ -179,12 +179,12 @@ class Synthesizer:
 
     @classmethod
     def load(cls, folder: Path | str, *, device: str = "auto") -> "Synthesizer":
-        """Open a folder, ready to speak.
+        """Open a folder, ready to speak, or "mini", the model that is installed with voxtok.
 
         Raises:
             CorruptFile: not a TTS folder, or damaged.
         """
-        folder = Path(folder)
+        folder = tts_folder(folder)
         if not (folder / "tts.json").exists():
             raise CorruptFile(f"{folder}: not a text-to-speech folder (no tts.json)")
         described = read_description(folder / "tts.json", FORMAT, VERSION, ("shape", "source", "speakers", "text"))
@@ -200,6 +200,12 @@ class Synthesizer:
             raise CorruptFile(f"{folder}: damaged, or of another release: {one_line(error)}") from error
         found.network.eval().to(pick_device(device))
         return found
+
+
+def tts_folder(name: Path | str) -> Path:
+    """The folder of a model: "mini" is the installed one, as in `--tokenizer mini`; everything else is a path."""
+    installed = Path(__file__).parents[1] / "models" / "tts-mini"  # in a checkout as in an installed package
+    return installed if name == "mini" else Path(name)
 
 
 def model_key(folder: Path | str) -> str:
