@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from tests.tiny_vocoder import tiny_config
 from tests.toy_corpus import write_toy_corpus
-from tests.toy_tokenizer import toy_tokenizer
+from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.errors import ConfigError
@@ -110,6 +112,41 @@ def test_features_of_a_model_from_another_vocoders_weights(corpus: Path, tmp_pat
     wider = replace(second, out=str(tmp_path / "c"), model=replace(second.model, width=20))
     with pytest.raises(ConfigError, match="another shape"):
         train_vocoder(wider)
+
+
+def test_killed_extraction_and_measuring_go_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four cuts in parts of two: what was read before a kill, but for the part under way, is not read again."""
+    features = FeatureConfig(upstream="mfcc", layer=0, normalization="checkpoint")
+    whole = config(tmp_path / "a", cuts=str(corpus / "cuts.jsonl.gz"), features=features, train=loop(2))
+    train_vocoder(whole)
+    monkeypatch.setattr("voxtok.vocoder.train_vocoder.PART_CUTS", 2)
+    monkeypatch.setattr("voxtok.vocoder.speech.MEASURED_AT_ONCE", 1)
+    for name, again in (("frame_store._half", 2), ("speech.pitch", 1)):
+        stopped = replace(whole, out=str(tmp_path / name))
+        calls = [_calls(f"voxtok.vocoder.{name}", stopped, after, monkeypatch) for after in (3, None)]
+        assert calls == [3, again]
+        assert tree(tmp_path / name / "frames") == tree(tmp_path / "a" / "out" / "frames")
+        assert losses(tmp_path / name) == losses(tmp_path / "a" / "out")
+
+
+def _calls(name: str, told: TrainVocoderConfig, after: int | None, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a function is called in a run that is killed after so many calls of it."""
+    module, function = name.rsplit(".", 1)
+    real = getattr(import_module(module), function)
+    count = 0
+
+    def counted(*arguments: object) -> object:
+        nonlocal count
+        if count == after:
+            raise KeyboardInterrupt
+        count += 1
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(name, counted)
+        with suppress(KeyboardInterrupt):
+            train_vocoder(told)
+    return count
 
 
 def test_a_run_on_features_of_another_model_is_not_up_to_date(corpus: Path, tmp_path: Path) -> None:

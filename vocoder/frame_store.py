@@ -3,12 +3,15 @@
 frames.json       format version, fingerprint of the features, width, hop, what they were made of
 frames.npy        (N, D) float16, utterance after utterance, read through a memory map
 cuts.jsonl.gz     one line an utterance: its cut, and where its frames lie
+progress.jsonl    one line a finished part, while the store is being written: a killed run goes on after the last
 """
 
-from collections.abc import Iterable, Iterator
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +21,16 @@ from lhotse.serialization import deserialize_item
 
 from voxtok.manifests.identity import bare
 from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile, one_line
-from voxtok.runtime.files import atomic, read_description, read_jsonl, write_json, write_jsonl
+from voxtok.runtime.files import read_description, read_jsonl, sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 
 FORMAT = "voxtok-frames"
 VERSION = 1
+HEADER_BYTES = 128
 
 Frames16 = npt.NDArray[np.float16]
+Part = Callable[[], Iterable[tuple[Cut, torch.Tensor | BadAudio]]]
+"""The unit of work and of resuming: computes cuts with their (N, D) frames, or with what is wrong with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,44 +94,103 @@ def is_made(folder: Path | str, info: FrameInfo) -> bool:
         return False
 
 
-def write_frames(
-    folder: Path | str, info: FrameInfo, utterances: Iterable[tuple[Cut, torch.Tensor | BadAudio]]
-) -> FrameStore:
-    """Write a store; frames.json comes last, so that one that opens is complete.
+def write_frames(folder: Path | str, info: FrameInfo, parts: Sequence[Part]) -> FrameStore:
+    """Write a store, part by part; frames.json comes last, so that one that opens is complete.
+
+    A killed run goes on after its last whole part, and ends with the bytes of one that was not.
 
     Args:
         folder: to write.
-        info: what is true of every frame.
-        utterances: each cut with its (N, D) frames; those with a BadAudio in their place go to rejected.jsonl, as do
-            those beyond float16.
+        info: what is true of every frame; `made_of` also decides what the parts are.
+        parts: called in order, unless their frames are there already. Cuts with a BadAudio for frames go to
+            rejected.jsonl, as do those beyond float16.
 
     Raises:
         ConfigError: no utterance has frames.
     """
     folder = Path(folder)
     (folder / "frames.json").unlink(missing_ok=True)
+    key, journal = sha256(asdict(info)), folder / "progress.jsonl"
+    done = _done_parts(folder, key, info.width)
+    write_jsonl(journal, done)
+    if not done:  # a new file, since an open store may still read the one of before
+        (folder / "frames.npy").unlink(missing_ok=True)
+    with (
+        Progress("frames", None) as progress,
+        open(folder / "frames.npy", "r+b" if done else "w+b") as file,
+        open(journal, "ab") as lines,
+    ):
+        _header(file, 0, info.width)
+        file.seek(HEADER_BYTES + _bytes_of(done, info.width))
+        file.truncate()
+        for part in parts[len(done) :]:
+            done.append({"of": key, **_write_part(file, part(), progress)})
+            _sync(file)
+            lines.write(json.dumps(done[-1], ensure_ascii=False).encode() + b"\n")
+            _sync(lines)
+        rows = [row for part in done for row in part["rows"]]
+        if rows:
+            file.seek(0)
+            _header(file, sum(row["frames"] for row in rows), info.width)
+            _sync(file)
+    if rows:
+        _describe(folder, info, rows, [row for part in done for row in part["rejected"]])
+    journal.unlink()
+    if not rows:
+        raise ConfigError("no utterance has frames: there is nothing to train on")
+    return FrameStore.open(folder)
+
+
+def _done_parts(folder: Path, key: str, width: int) -> list[dict[str, Any]]:
+    """What a killed run of the same says of its whole parts, whose frames are there; nothing where there is none."""
+    done: list[dict[str, Any]] = []
+    try:
+        for line in (folder / "progress.jsonl").read_bytes().splitlines():
+            done.append(json.loads(line))
+    except (FileNotFoundError, ValueError):  # the last line may have been cut off
+        pass
+    frames = folder / "frames.npy"
+    if any(part["of"] != key for part in done) or not frames.exists():
+        return []
+    return done if frames.stat().st_size >= HEADER_BYTES + _bytes_of(done, width) else []
+
+
+def _bytes_of(done: Sequence[dict[str, Any]], width: int) -> int:
+    num_frames: int = sum(row["frames"] for part in done for row in part["rows"])
+    return 2 * width * num_frames
+
+
+def _write_part(
+    file: BinaryIO, utterances: Iterable[tuple[Cut, torch.Tensor | BadAudio]], progress: Progress
+) -> dict[str, Any]:
+    """Append a part's frames; returns its cuts with their numbers of frames, and why others have none."""
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
-    total = 0
-    with Progress("frames", None) as progress, atomic(folder / "frames.npy") as file:
-        _header(file, 0, info.width)
-        for cut, found in utterances:
-            frames = _half(cut, found)
-            if isinstance(frames, BadAudio):
-                rejected.append(frames.row())
-                continue
-            file.write(np.ascontiguousarray(frames.numpy(), dtype="<f2").tobytes())
-            rows.append({"cut": bare(cut).to_dict(), "start": total, "frames": len(frames)})
-            total += len(frames)
-            progress.add(cut.duration)
-        if not rows:
-            raise ConfigError("no utterance has frames: there is nothing to train on")
-        file.seek(0)
-        _header(file, total, info.width)
-    write_jsonl(folder / "cuts.jsonl.gz", rows)
+    for cut, found in utterances:
+        frames = _half(cut, found)
+        if isinstance(frames, BadAudio):
+            rejected.append(frames.row())
+            continue
+        file.write(np.ascontiguousarray(frames.numpy(), dtype="<f2").tobytes())
+        rows.append({"cut": bare(cut).to_dict(), "frames": len(frames)})
+        progress.add(cut.duration)
+    return {"rows": rows, "rejected": rejected}
+
+
+def _describe(folder: Path, info: FrameInfo, rows: list[dict[str, Any]], rejected: list[dict[str, str]]) -> None:
+    """Write all that goes with frames.npy."""
+    starts = np.cumsum([0, *(row["frames"] for row in rows)]).tolist()
+    placed = [
+        {"cut": row["cut"], "start": start, "frames": row["frames"]} for row, start in zip(rows, starts, strict=False)
+    ]
+    write_jsonl(folder / "cuts.jsonl.gz", placed)
     write_jsonl(folder / "rejected.jsonl", rejected)
     write_json(folder / "frames.json", {"format": FORMAT, "version": VERSION, **asdict(info)})
-    return FrameStore.open(folder)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _half(cut: Cut, frames: torch.Tensor | BadAudio) -> torch.Tensor | BadAudio:
@@ -135,7 +200,7 @@ def _half(cut: Cut, frames: torch.Tensor | BadAudio) -> torch.Tensor | BadAudio:
     return half if bool(half.isfinite().all()) else BadAudio(cut.id, "non-finite", "features are beyond float16")
 
 
-def _header(file: Any, count: int, width: int) -> None:
-    """The head of a .npy file of 128 bytes, whatever the count: it is written again once that is known."""
+def _header(file: BinaryIO, count: int, width: int) -> None:
+    """The head of a .npy file of HEADER_BYTES, whatever the count: it is written again once that is known."""
     described = f"{{'descr': '<f2', 'fortran_order': False, 'shape': ({count}, {width}), }}"
     file.write(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + described.ljust(117).encode() + b"\n")

@@ -8,6 +8,7 @@ pool is the rest of the chapter; here it is the rest of what the speaker said.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class PrematchConfig:
 
 
 def prematch(config: PrematchConfig) -> FrameStore:
-    """Write the store of frames; one that was made of the same cuts and options is only opened.
+    """Write the store of frames, speaker by speaker; one that was made of the same cuts and options is only opened.
 
     Raises:
         ConfigError: a cut has no speaker or several, or no speaker has two utterances.
@@ -106,15 +107,15 @@ def prematch(config: PrematchConfig) -> FrameStore:
         log.info("%s is up to date", config.out)
         return FrameStore.open(config.out)
 
-    def utterances() -> Iterator[tuple[Cut, torch.Tensor | BadAudio]]:
-        yield from ((cut, twice) for cut, twice in cuts if twice is not None)
-        for speaker, members in speakers.items():
-            for cut, frames in prematched(members, speaker, features, config):
-                if isinstance(frames, BadAudio) and config.strict:
-                    raise frames
-                yield cut, frames
+    repeated = [(cut, twice) for cut, twice in cuts if twice is not None]
 
-    return write_frames(config.out, info, utterances())
+    def of_speaker(speaker: str) -> Iterator[tuple[Cut, torch.Tensor | BadAudio]]:
+        for cut, frames in prematched(speakers[speaker], speaker, features, config):
+            if isinstance(frames, BadAudio) and config.strict:
+                raise frames
+            yield cut, frames
+
+    return write_frames(config.out, info, [lambda: repeated, *(partial(of_speaker, speaker) for speaker in speakers)])
 
 
 def by_speaker(cuts: Sequence[Cut]) -> dict[str, list[Cut]]:

@@ -26,6 +26,8 @@ from voxtok.vocoder.speaker import SpeakerModel
 
 Content = npt.NDArray[np.generic]
 """(N, streams) codes or (N, D) float16 features."""
+MEASURED_AT_ONCE = 1000
+"""Utterances after which measured pitch and speakers are written, so that a killed run does not measure them again."""
 NO_NORM = (5.0, 0.3)
 """Mean and deviation of log F0 (about 150 Hz) of a speaker without a voiced frame."""
 
@@ -189,7 +191,7 @@ class _Measured:
 
     def __init__(self, path: Path, key: str, arrays: dict[str, npt.NDArray[np.float32]]) -> None:
         self._path, self._key, self._arrays = path, key, arrays
-        self._changed = False
+        self._unwritten = 0
 
     @classmethod
     def read(cls, path: Path, key: str) -> "_Measured":
@@ -209,12 +211,15 @@ class _Measured:
         """Note what was measured."""
         if f"f0.{index}" in self._arrays:
             return
-        self._changed = True
         self._arrays[f"f0.{index}"] = utterance.f0_hz
         if utterance.embedding is not None:
             self._arrays[f"speaker.{index}"] = utterance.embedding
+        self._unwritten += 1
+        if self._unwritten >= MEASURED_AT_ONCE:
+            self.write()
 
     def write(self) -> None:
         """Write the file, where anything is new."""
-        if self._changed:
+        if self._unwritten:
             write_bytes(self._path, save(self._arrays, metadata={"measured": json.dumps(self._key)}))
+            self._unwritten = 0

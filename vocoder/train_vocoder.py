@@ -11,6 +11,7 @@ What goes in decides what comes out:
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -37,11 +38,13 @@ from voxtok.vocoder.losses import LossConfig
 from voxtok.vocoder.model import VocoderModel
 from voxtok.vocoder.model_config import Facts, ModelConfig
 from voxtok.vocoder.segments import SegmentConfig
-from voxtok.vocoder.speaker import load_speaker_model
+from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model
 from voxtok.vocoder.speech import Content, Measures, Speech, read_frames, read_speech, read_tokens
 from voxtok.vocoder.train import LoopConfig, Trainee, train
 from voxtok.vocoder.vocoder import Vocoder, features_fingerprint
 
+PART_CUTS = 500
+"""Cuts whose features are computed together, and are not computed again after a kill."""
 STATISTICS_UTTERANCES = 200
 """Utterances that the mean and deviation of features are measured on."""
 IRRELEVANT = {"out": "", "device": "", "memory_gb": 0}
@@ -196,7 +199,9 @@ def _computed(config: TrainVocoderConfig, tokenizer: Tokenizer | None, ranks: Ra
             made_of=sha256([[inputs_of(cut) for cut in cuts], asdict(extraction)]),
         )
         if not is_made(folder, info):
-            write_frames(folder, info, extract(cuts, upstream, layers, reduce, extraction))
+            parts = [cuts[start : start + PART_CUTS] for start in range(0, len(cuts), PART_CUTS)]
+            compute = partial(extract, upstream=upstream, layers=layers, reduce=reduce, config=extraction)
+            write_frames(folder, info, [partial(compute, part) for part in parts])
     ranks.barrier()
     return FrameStore.open(folder)
 
@@ -212,19 +217,19 @@ def _extraction(
     return features.upstream, [config.features.layer], features.of_layer, ExtractConfig(windows=None)
 
 
-def build(config: TrainVocoderConfig, corpus: Corpus, speech: Speech, device: torch.device) -> Trainee:
+def build(config: TrainVocoderConfig, corpus: Corpus, speech: Speech, speaker_model: SpeakerModel | None) -> Trainee:
     """The network with its first weights, and its opponents; the seed decides the weights.
 
     Raises:
         ConfigError: `init` is of another shape.
     """
+    device = pick_device(config.device)
     torch.manual_seed(config.seed)
     facts = corpus.facts
     if config.model.speaker == "table":
         facts = replace(facts, speakers=speech.speakers)
-    elif config.speaker_model is not None:
-        measuring = load_speaker_model(config.speaker_model, device=config.device)
-        facts = replace(facts, speaker_width=measuring.width, speaker_model=measuring.fingerprint)
+    elif speaker_model is not None:
+        facts = replace(facts, speaker_width=speaker_model.width, speaker_model=speaker_model.fingerprint)
     model = VocoderModel(config.model, facts)
     if isinstance(model.inputs.content, FeatureInput):
         mean, scale = feature_statistics(speech)
@@ -270,23 +275,13 @@ def train_vocoder(config: TrainVocoderConfig, ranks: Ranks | None = None) -> Pat
         speaker_model=speaker_model,
     )
     speech = read_speech(corpus.read(), measures, Path(config.out) / f"measured.{ranks.rank}.safetensors")
-    device = pick_device(config.device)
-    trainee = build(config, corpus, speech, device)
+    trainee = build(config, corpus, speech, speaker_model)
     init = None if config.init is None else sha256_file(Path(config.init) / "model.safetensors")
     places = {"store": "", "cuts": "", "frames": "", "tokenizer": corpus.facts.tokenizer, "init": init}
     made_of = {"speech": speech.identity, "frames_of": corpus.facts.features}
     identity = asdict(config) | IRRELEVANT | places | made_of
-    return train(
-        trainee,
-        speech,
-        Path(config.out),
-        identity,
-        config.segments,
-        config.losses,
-        config.train,
-        config.seed,
-        ranks,
-    )
+    out, loop = Path(config.out), config.train
+    return train(trainee, speech, out, identity, config.segments, config.losses, loop, config.seed, ranks)
 
 
 def main(argv: Sequence[str]) -> int:
