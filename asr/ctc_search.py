@@ -10,10 +10,13 @@ import torch
 from voxtok.asr.hypothesis import NEVER, NOTHING, Hypothesis, Traceback, pick
 from voxtok.asr.ngram import ALONE, Fusion
 from voxtok.asr.padded import Padded
+from voxtok.asr.prefix_tree import prefix_tree_search
 from voxtok.asr.text import BLANK
 
 HASH = 6364136223846793005
 """Knuth's multiplier: prefixes are told apart by 64-bit polynomials of their numbers."""
+FEW = 6
+"""Utterances up to which a CPU is quicker one by one."""
 
 
 def ctc_greedy(log_probs: Padded) -> list[Hypothesis]:
@@ -73,6 +76,12 @@ def ctc_prefix_beam(
     candidates = min(candidates, values.shape[2] - 1)
     likely, numbers = values[:, :, BLANK + 1 :].topk(candidates, dim=2)  # (B, T, C)
     numbers = numbers + BLANK + 1
+    if len(values) <= FEW and values.device.type == "cpu" and not fusion.adds:
+        every = zip(values.numpy(), likely, numbers, lengths.tolist(), strict=True)
+        return [
+            prefix_tree_search(frames[:end], chances[:end].tolist(), followers[:end].tolist(), beam=beam, nbest=nbest)
+            for frames, chances, followers, end in every
+        ]
     prefixes = _start(len(values), beam, values.device, fusion)
     own = torch.arange(beam, device=values.device).expand(len(values), beam)
     trace = Traceback()

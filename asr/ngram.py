@@ -89,6 +89,11 @@ class Fusion:
     bonus: float = 0.0
 
     @property
+    def adds(self) -> bool:
+        """Whether anything is added."""
+        return self.model is not None or self.bonus != 0
+
+    @property
     def start(self) -> int:
         """State at the beginning of a sentence."""
         return EMPTY if self.model is None else self.model.start
