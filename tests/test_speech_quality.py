@@ -49,6 +49,8 @@ def test_scores_and_page(folder: Path, tmp_path: Path) -> None:
     assert 0 < scores["unit_error_rate"] < 1.5
     page = (tmp_path / "vocoder_quality.html").read_text()
     assert page.count("<audio") == 2 and page.count("<img") == 2
+    styled, used = set(re.findall(r"\n\.(\w+)", page)), set(re.findall(r'class="(\w+)"', page))
+    assert used <= styled, "a class that no style sheet has"
     assert not re.search(r'(?:src|href)="(?!data:)', page)  # nothing to load
     assert "unit error rate" in page and "utt001" in page
 
@@ -72,7 +74,7 @@ def test_further_speech_is_beside_its_recording_or_alone(folder: Path, tmp_path:
     pair = ["recording s0", "made s0", "recording s1", "made s1"]
     assert captions == [*pair, "converted voice of converted", "said voice of said"]
     assert page.count("<audio") == len(captions)
-    assert page.index("Without a recording") < page.index("text of said &lt;0&gt;") < page.index("Every utterance")
+    assert page.index("Without a recording") < page.index("text of said &lt;0&gt;") < page.index("<h2>Scores")
     assert "Without a recording" not in (tmp_path / "without" / "vocoder_quality.html").read_text()
 
 

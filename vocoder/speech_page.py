@@ -38,10 +38,10 @@ SAYS = {
 }
 """Each score's name, what it says and its decimals."""
 PLAYER = """<style>
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 0 24px }
-.pair audio { width: 100% }
-.pair img { width: 100%; height: 130px; background: #fff; border-radius: 6px; image-rendering: auto }
-.pair figure { margin: 8px 0 }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 250px), 1fr)); gap: 0 24px }
+.sides audio { width: 100% }
+.sides img { width: 100%; height: 130px; background: #fff; border-radius: 6px; image-rendering: auto }
+.sides figure { margin: 8px 0 }
 </style>"""
 RANGE = 9.0
 """Natural logarithms from the palest to the darkest level of a spectrogram."""
@@ -103,11 +103,12 @@ def speech_page(
         f"against <code>{escape(report['config']['reference'])}</code>, {compared}."
         + (f" To hear only: {shown}.</p>" if shown else "</p>"),
         '<div class="cards">' + "".join(card(f"{scores[n]:.{d}f}", label) for n, (label, _, d) in known) + "</div>",
+        *_heard("To listen to", examples, sampling_rate),
+        *_heard("Without a recording", alone, sampling_rate),
+        "<h2>Scores</h2>",
         table(
             ["score", "value", "what it says"], [[label, f"{scores[n]:.{d}f}", says] for n, (label, says, d) in known]
         ),
-        *_heard("To listen to", examples, sampling_rate),
-        *_heard("Without a recording", alone, sampling_rate),
         "<h2>Every utterance</h2>",
         _rows(report["rows"], [name for name, _ in known]),
     ]
