@@ -286,8 +286,9 @@ def main(argv: Sequence[str]) -> int:
         print("this rank's share is done; the folder is complete once the other ranks' are")
         return 0
     listed = f" (see {config.out}/rejected.jsonl)" if summary["rejected"] else ""
+    many = "" if summary["utterances"] == 1 else "s"
     print(
-        f"{summary['utterances']} sentences, {summary['speech_s']:.2f} s of speech -> {config.out}; "
+        f"{summary['utterances']} sentence{many}, {summary['speech_s']:.2f} s of speech -> {config.out}; "
         f"{summary['rejected']} rejected{listed}, "
         f"{summary['real_time_factor']:.3f} s of computation for 1 s of speech"
     )
