@@ -25,7 +25,7 @@ from voxtok.runtime.errors import BadAudio, ConfigError, TokenizerMismatch
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.windows import WindowConfig
-from voxtok.vocoder.conversion import Blend, Converter, Search
+from voxtok.vocoder.conversion import Blend, Converter, Samples, Search
 from voxtok.vocoder.convert import ConvertConfig, convert_corpus
 from voxtok.vocoder.pool import Measured, Pool
 from voxtok.vocoder.vocoder import Vocoder
@@ -99,11 +99,25 @@ def test_sound_comes_out_before_all_has_gone_in(voices: Voices) -> None:
     assert heard > RATE
 
 
-def test_a_model_that_normalises_over_the_recording_is_not_streamed(tmp_path: Path) -> None:
+def test_a_model_that_normalises_over_the_recording_needs_an_enrolment(tmp_path: Path) -> None:
+    """With the recording itself for one, the stream is the conversion of the whole, in windows or within one."""
     voices = make_voices(tmp_path, upstream="mini", normalization="checkpoint")
     windows = WindowConfig(window_s=1.0, overlap_s=0.4)
+    knn = converter(voices, KNN_VC)
     with pytest.raises(ConfigError, match="mini normalises over the whole recording"):
-        converter(voices, KNN_VC).stream(voices.features, windows=windows, chunk_frames=5)
+        knn.stream(voices.features, windows=windows, chunk_frames=5)
+    for duration_s in (2.2, 0.8):
+        samples = toy_speech(duration_s, seed=1)[0]
+        whole = knn.convert(samples, RATE, voices.features, windows=windows)
+
+        def streamed(enrolment: Samples, heard: Samples = samples) -> Samples:
+            stream = knn.stream(voices.features, windows=windows, chunk_frames=20, enrolment=enrolment)
+            parts = [stream.push(heard[a : a + 5000]) for a in range(0, len(heard), 5000)]
+            return np.concatenate([*parts, stream.finish()])
+
+        assert np.abs(streamed(samples) - whole).max() <= 1e-4 * np.abs(whole).max()
+        louder = streamed(4 * samples)  # as if it was spoken from further away
+        assert louder.shape == whole.shape and np.abs(louder - whole).max() > 1e-3 * np.abs(whole).max()
 
 
 def corpus_config(voices: Voices, out: Path, **options: object) -> ConvertConfig:

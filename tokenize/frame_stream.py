@@ -2,8 +2,9 @@
 
 A stream computes the windows that the whole recording would be cut into (tokenize/windows.py), each once a frame beyond
 it is there; what is left at the end is the recording's last window, or all of it where it never outgrew one. So the
-result does not depend on the chunks. What normalises over a whole recording cannot be streamed, since its first frame
-depends on its last sample: such upstreams are refused, not normalised by other means that would give other frames.
+result does not depend on the chunks. What normalises over a whole recording cannot do so in a stream, since its first
+frame depends on its last sample: such upstreams need what was measured on another recording, else they are refused, not
+normalised by other means that would give other frames.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import torch
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract_arrays
 from voxtok.tokenize.upstream import Upstream
-from voxtok.tokenize.windows import Window, WindowConfig, extract_window, next_window, window_sizes
+from voxtok.tokenize.windows import Window, WindowConfig, extract_one, extract_window, next_window, window_sizes
 
 Samples = npt.NDArray[np.float32]
 
@@ -29,23 +30,31 @@ class FrameStream:
         reduce: what is kept of them, one row a frame.
         windows: the recording's windows.
         name: of the upstream, for errors.
+        statistics: `upstream.statistics` of another recording, to normalise with in place of the stream's own.
 
     Attributes:
         latency_s: a frame is returned at the latest by the push that reaches this far beyond the frame's own samples.
             It is one window, which the first frames wait for; later ones wait half an overlap less.
 
     Raises:
-        ConfigError: the upstream normalises over a whole recording.
+        ConfigError: the upstream normalises over a whole recording, and there are no statistics.
     """
 
     def __init__(
-        self, upstream: Upstream, layers: Sequence[int], reduce: Reduce, windows: WindowConfig, name: str
+        self,
+        upstream: Upstream,
+        layers: Sequence[int],
+        reduce: Reduce,
+        windows: WindowConfig,
+        name: str,
+        statistics: torch.Tensor | None = None,
     ) -> None:
-        self._statistics = upstream.statistics(())
-        if len(self._statistics):
+        self._statistics = upstream.statistics(()) if statistics is None else statistics
+        if statistics is None and len(self._statistics):
             raise ConfigError(
                 f"{name} normalises over the whole recording, so its first frame depends on the last sample: "
-                "stream mfcc, logmel, or a model with a layer-norm front end and normalization none"
+                "stream mfcc, logmel, or a model with a layer-norm front end and normalization none; "
+                "a voice conversion takes an enrolment instead"
             )
         self._window_frames, self._context_frames = window_sizes(upstream, windows)
         self.latency_s = self._window_frames * upstream.hop_samples / upstream.sampling_rate
@@ -87,6 +96,8 @@ class FrameStream:
         samples = self._buffer.read(0, self._buffer.end)
         if len(samples) < self._upstream.min_samples:
             raise ConfigError(f"{len(samples)} samples are too short: one frame needs {self._upstream.min_samples}")
+        if len(self._statistics):
+            return [self._whole(samples)]
         return extract_arrays(
             [samples], self._upstream, self._layers, self._reduce, ExtractConfig(windows=self._windows)
         )
@@ -95,6 +106,11 @@ class FrameStream:
         """The next window of a recording that ends here; it is the same in a longer one if frames follow it."""
         num_frames = self._upstream.num_frames(self._buffer.end)
         return next_window(self._computed, self._kept, num_frames, self._window_frames, self._context_frames)
+
+    @torch.inference_mode()
+    def _whole(self, samples: Samples) -> torch.Tensor:
+        features = extract_one(self._upstream, torch.tensor(samples), self._layers, self._statistics)
+        return self._reduce(features).cpu()
 
     @torch.inference_mode()
     def _compute(self, window: Window) -> torch.Tensor:

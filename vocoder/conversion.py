@@ -153,11 +153,13 @@ class Converter:
         resampled = resample(mono(samples), sampling_rate, features.upstream.sampling_rate)
         return self.convert_frames(features.of_samples(resampled, windows))
 
-    def stream(self, features: Features, *, windows: WindowConfig, chunk_frames: int) -> "ConversionStream":
-        """Convert audio as it comes; see ConversionStream, also for what cannot be streamed."""
+    def stream(
+        self, features: Features, *, windows: WindowConfig, chunk_frames: int, enrolment: npt.ArrayLike | None = None
+    ) -> "ConversionStream":
+        """Convert audio as it comes; see ConversionStream, also for what needs an enrolment or cannot be streamed."""
         from voxtok.vocoder.conversion_stream import ConversionStream
 
-        return ConversionStream(self, features, windows, chunk_frames)
+        return ConversionStream(self, features, windows, chunk_frames, enrolment)
 
 
 def told(vocoder: Vocoder, pool: Pool, second: Pool | None, share: float) -> Embedding | None:

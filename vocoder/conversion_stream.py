@@ -2,6 +2,8 @@
 
 Features come window by window as the whole recording would be cut, every frame is matched by itself, and the vocoder
 computes each chunk with the frames that its samples depend on. So the chunks together are the conversion of the whole.
+An SSL model that normalises over a whole recording takes the measures of an enrolment instead: earlier speech of the
+same speaker over the same microphone.
 """
 
 from collections.abc import Sequence
@@ -26,19 +28,36 @@ class ConversionStream:
             play(stream.push(chunk))
         play(stream.finish())
 
+    Args:
+        converter: to whose voice.
+        features: the SSL model and layer of the pool.
+        windows: in which features are computed.
+        chunk_frames: that the vocoder computes at once.
+        enrolment: (num_samples,) or (channels, num_samples) at the SSL model's rate, by whose loudness and spectrum a
+            model that normalises over the recording does so here; the longer, the closer to the whole recording's.
+
     Attributes:
         latency_s: a sample is heard at the latest once audio has come that reaches this far beyond it: a window of the
             SSL model, and the vocoder's chunk and context.
 
     Raises:
         TokenizerMismatch: features of another model or layer than the pool's.
-        ConfigError: the SSL model normalises over the whole recording, or the vocoder takes the pitch of it.
+        ConfigError: the SSL model normalises over the whole recording and there is no enrolment, or the vocoder takes
+            the pitch of the whole.
     """
 
-    def __init__(self, converter: Converter, features: Features, windows: WindowConfig, chunk_frames: int) -> None:
+    def __init__(
+        self,
+        converter: Converter,
+        features: Features,
+        windows: WindowConfig,
+        chunk_frames: int,
+        enrolment: npt.ArrayLike | None = None,
+    ) -> None:
         require_same_features(converter.features, features.description, "the source")
-        config = features.config
-        self._frames = FrameStream(features.upstream, [config.layer], features.of_layer, windows, config.upstream)
+        config, upstream = features.config, features.upstream
+        known = None if enrolment is None else upstream.statistics([torch.from_numpy(mono(enrolment))])
+        self._frames = FrameStream(upstream, [config.layer], features.of_layer, windows, config.upstream, known)
         self._vocoder = converter.vocoder.stream(speaker=converter.speaker, chunk_frames=chunk_frames)
         self._converter = converter
         self.latency_s = self._frames.latency_s + self._vocoder.latency_s
