@@ -233,3 +233,6 @@ def test_half_precision_weights_are_saved_as_such(stores: tuple[str, str], tmp_p
         < ((model / "model.safetensors").stat().st_size)
         < 3 * sum(tensor.numel() for tensor in weights(model).values())
     )
+    as_usual = (tmp_path / "metrics.jsonl").stat().st_mode
+    for file in (model / "model.safetensors", tmp_path / "heads.safetensors"):
+        assert file.stat().st_mode == as_usual  # not for the owner alone, as temporary files are

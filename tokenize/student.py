@@ -11,7 +11,7 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import sha256_file, write_json
+from voxtok.runtime.files import sha256_file, write_bytes, write_json
 from voxtok.tokenize.architecture import Architecture, from_config
 
 RATE = 16000
@@ -162,6 +162,8 @@ def save_model(model: HubertModel, folder: Path, dtype: torch.dtype) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     model.save_pretrained(partial, state_dict=weights)
+    written = partial / "model.safetensors"
+    write_bytes(written, written.read_bytes())  # save_pretrained lets none but the owner read it
     write_json(partial / "preprocessor_config.json", PREPROCESSOR)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

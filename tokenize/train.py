@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import HubertModel
 
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import sha256, write_json
+from voxtok.runtime.files import sha256, write_bytes, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import (
     Checkpoint,
@@ -162,7 +162,7 @@ def train(
                 break
     if ranks.is_first:
         save_model(trainee.model, out / "model", getattr(torch, config.saved_dtype))
-        save_file(trainee.heads.state_dict(), out / "heads.safetensors")
+        write_bytes(out / "heads.safetensors", save(trainee.heads.state_dict()))
         write_json(out / "done.json", {"config": key})
     ranks.barrier()
     return out / "model"
