@@ -2,11 +2,11 @@
 # Tokens to text on synthetic speech: voices and sentences of the test part are never heard in training.
 # Run it again after a stop: it goes on.
 #
-#   ./asr.sh                                           the whole recipe
-#   EXP=exp/short SPEAKERS=8 STEPS=60 ./asr.sh         a short form, as in the demo
-#   TOKENIZER=exp/tokenizer ./asr.sh                   another tokenizer than the one that is installed with voxtok
-#   NPROC=2 ./asr.sh                                   training by two processes
-#   ABLATION=1 ./asr.sh                                also without each part of the augmentation
+#   ./asr.sh                                                       the whole recipe
+#   EXP=exp/short SPEAKERS=20 UTTERANCES=20 STEPS=200 ./asr.sh     a short form, as in the demo
+#   TOKENIZER=exp/tokenizer ./asr.sh                               another tokenizer than the one that is installed
+#   NPROC=2 ./asr.sh                                               training by two processes
+#   ABLATION=1 ./asr.sh                                            also without each part of the augmentation
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}/asr

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The demo: a synthetic corpus -> codebook -> tokens -> quality page; no downloads. Run it again: finished steps are kept.
+# The demo, no downloads: a synthetic corpus -> codebook -> tokens -> quality; tokens -> text; tokens -> speech, and voices.
+# Run it again after a stop: it goes on.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
@@ -17,5 +18,23 @@ voxtok encode --tokenizer "$exp/tokenizer" --cuts "$exp/test/cuts.jsonl.gz" --ou
 voxtok export --store "$exp/tokens" --to text --out "$exp/tokens.txt"
 head -n 1 "$exp/tokens.txt" | cut -c 1-100
 
-# Quality: a page of measurements.
+# Quality of tokens: a page of measurements.
 voxtok quality --config "$here/conf/quality.yaml" --store "$exp/tokens" --out "$exp/report"
+
+# Tokens to text: the recipe of recognition in a short form.
+EXP="$exp/short" SPEAKERS=20 UTTERANCES=20 STEPS=200 "$here/asr.sh"
+
+# Tokens to speech, by the models that are installed: an utterance of each test voice.
+gzip -dc "$exp/test/cuts.jsonl.gz" | awk 'NR % 15 == 1' | gzip -n > "$exp/originals.jsonl.gz"
+voxtok encode --tokenizer mini --cuts "$exp/originals.jsonl.gz" --out "$exp/originals_tokens"
+voxtok synthesize --store "$exp/originals_tokens" --vocoder mini --out "$exp/resynthesized"
+
+# The same in another voice: that of a speaker of the training part.
+voxtok pool --reference "$exp/train/cuts.jsonl.gz" --speaker synth-s014 --upstream mini --layer 5 \
+    --normalization checkpoint --speaker-model mini --out "$exp/voice"
+voxtok convert --source "$exp/originals.jsonl.gz" --reference "$exp/voice" --vocoder mini --name synth-s014 \
+    --out "$exp/converted"
+
+# Quality of speech: a page to listen to.
+voxtok vocoder-quality --reference "$exp/originals.jsonl.gz" --synthetic "$exp/resynthesized" --aligned true \
+    --tokenizer mini --shown "[$exp/converted]" --out "$exp/report"
