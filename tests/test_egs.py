@@ -94,13 +94,13 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     """All iterations of two steps each on toy speech, and the scores; then again, and nothing is done twice."""
     pytest.importorskip("espeakng_loader")
     for name, count in (("real", 12), ("test", 3)):
-        write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)])
+        write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)], speakers=6)
     environment = {
-        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test",
+        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test", "SPLIT": "real", "READ": "real",
         "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
     }  # fmt: skip
     run("mini_hubert", **environment)
-    model = tmp_path / "exp" / "iter7" / "model" / "model.safetensors"
+    model = tmp_path / "exp" / "iter8" / "model" / "model.safetensors"
     table = (tmp_path / "exp" / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()
     assert len(table) == 7
     made = model.stat().st_mtime_ns

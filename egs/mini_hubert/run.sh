@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # hubert-mini: the small SSL model that is installed with voxtok, from speech to checkpoint and scores, on one CPU core.
-# Run it again after a stop: it goes on. GUIDED=0 leaves out the iterations that phones of synthetic speech guide.
+# Run it again after a stop: it goes on.
 #
 #   DATA=/data/speech ./run.sh    real speech: folders of Lhotse manifests, CORPORA to train on and TEST to score on
+#   GUIDED=0 ./run.sh             masked prediction alone: without iterations 5 to 8, which phones guide
+#   GUIDED=synth ./run.sh         phones of synthetic speech, which no human labelled: without iteration 8
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
@@ -46,7 +48,8 @@ for i in 2 3 4; do
 done
 
 last=4
-if [ "${GUIDED:-1}" = 1 ]; then
+guided=${GUIDED:-1}
+if [ "$guided" != 0 ]; then
     # 400 more synthetic voices, and their phones.
     for i in 1 2; do
         voxtok corpus synth --out "$exp/synth$i" --speakers "${GUIDES:-200}" --utterances 12 --seed "7$i" --prefix "synth$i"
@@ -66,6 +69,21 @@ if [ "${GUIDED:-1}" = 1 ]; then
     last=7
 fi
 
+if [ "$guided" = 1 ]; then
+    # Iteration 8: phones of real speech too, placed by an aligner that knew its words; none from what the other recipes
+    # keep for tests: the speakers of egs/speechocean's dev and test parts, every 8th sentence of egs/kathleen.
+    split=$(printf ",$data/%s" ${SPLIT:-speechocean_adult_train librispeech_mini})
+    voxtok corpus join --cuts "[${split:1}]" --out "$exp/split.jsonl.gz"
+    voxtok corpus split --cuts "$exp/split.jsonl.gz" --parts train,dev=0.08,test=0.12 --seed 0 --out "$exp/split"
+    voxtok corpus join --cuts "[$data/${READ:-kathleen}]" --out "$exp/read_all.jsonl.gz"
+    gzip -dc "$exp/read_all.jsonl.gz" | awk 'NR % 8 != 4' | gzip -n > "$exp/read.jsonl.gz"
+    voxtok corpus join --cuts "[$exp/split/cuts_train.jsonl.gz,$exp/read.jsonl.gz]" --without "$data/$test" \
+        --without-others --out "$exp/aligned.jsonl.gz"
+    voxtok label --of phones --cuts "$exp/aligned.jsonl.gz" --out "$exp/phones_real"
+    iterate 8 "$exp/pauses" "$exp/phones,$exp/phones_real"
+    last=8
+fi
+
 # Scores on the test utterances, beside MFCC's, for every layer.
 for upstream in mfcc "$exp/iter$last/model"; do
     layers=$([ "$upstream" = mfcc ] && echo "[0]" || echo "[0,1,2,3,4,5]")
@@ -76,4 +94,4 @@ done
 
 # A tokenizer of it, like the one that is installed (--tokenizer mini).
 voxtok fit --upstream "$exp/iter$last/model" --layer 5 --vocab-size "${K3:-500}" --dedup false --hours 2 \
-    --cuts "$exp/$([ "$last" = 7 ] && echo guided || echo train).jsonl.gz" --out "$exp/tokenizer_mini"
+    --cuts "$exp/$([ "$guided" != 0 ] && echo guided || echo train).jsonl.gz" --out "$exp/tokenizer_mini"
