@@ -96,8 +96,8 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     for name, count in (("real", 12), ("test", 3)):
         write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)], speakers=6)
     environment = {
-        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test", "SPLIT": "real", "READ": "real",
-        "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
+        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test",
+        "SPLIT": "real", "READ": "real", "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
     }  # fmt: skip
     run("mini_hubert", **environment)
     model = tmp_path / "exp" / "iter8" / "model" / "model.safetensors"
