@@ -35,11 +35,19 @@ def write_mini_librispeech(folder: Path, parts: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["tokens", "logmel"])
-def test_librispeech_100_in_miniature(tmp_path: Path, kind: str) -> None:
-    """Three speeds, a tiny WavLM, merged tokens and their subwords, training, decoding; a second run moves nothing."""
-    parts = ["train-clean-100", "dev-clean", "test-clean"]
-    write_mini_librispeech(tmp_path / "LibriSpeech", parts)
+@pytest.mark.parametrize(
+    ("recipe", "stages", "kind", "train"),
+    [
+        ("librispeech_100", "run.sh", "tokens", ["train-clean-100"]),
+        ("librispeech_100", "run.sh", "logmel", ["train-clean-100"]),
+        ("librispeech", "asr.sh", "tokens", ["train-clean-100", "train-clean-360", "train-other-500"]),
+    ],
+)
+def test_librispeech_to_text_in_miniature(
+    tmp_path: Path, recipe: str, stages: str, kind: str, train: list[str]
+) -> None:
+    """Three speeds, a tiny WavLM, merged tokens and their subwords, training, joint decoding of a beam of 2."""
+    write_mini_librispeech(tmp_path / "LibriSpeech", [*train, "dev-clean", "test-clean"])
     model = save_tiny("wavlm-large", tmp_path / "model")
     environment = {
         "EXP": str(tmp_path / "exp"),
@@ -49,17 +57,21 @@ def test_librispeech_100_in_miniature(tmp_path: Path, kind: str) -> None:
         "INPUT": kind,
         "OPTIONS": f"--upstream {model} --layer 2 --vocab-size 8 --cache-gb 1",
         "PIECES": "12",
-        "TEXT_PIECES": "14",
+        "TEXT_PIECES": "18",
         "BEAM": "2",
         "ASR_OPTIONS": SMALL,
     }
-    run("librispeech_100", **environment)
+    run(recipe, stages=stages, **environment)
     scored = read_json(tmp_path / "exp" / f"decode_{kind}" / "test-clean" / "score.json")
-    assert scored
-    made = tree(tmp_path / "exp")
-    assert f"asr_{kind}/model/asr.json" in made
-    run("librispeech_100", **environment)
-    assert tree(tmp_path / "exp") == made
+    assert scored["utterances"] == 4 and scored["missing"] == 0
+    asr = read_json(tmp_path / "exp" / f"asr_{kind}" / "model" / "asr.json")
+    assert asr["config"]["encoder"]["kind"] == "e-branchformer" and asr["config"]["ctc_weight"] == 0.3
+    if kind == "tokens":
+        assert asr["source"]["has_durations"] and asr["source"]["vocab_sizes"] == [12]
+    if kind == "logmel":  # the shorter of the three, run again: nothing moves
+        made = tree(tmp_path / "exp")
+        run(recipe, stages=stages, **environment)
+        assert tree(tmp_path / "exp") == made
 
 
 @pytest.mark.slow

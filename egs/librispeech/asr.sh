@@ -4,7 +4,7 @@
 #   NPROC=8 ./asr.sh                   8 GPUs; what ../librispeech_100/run.sh takes is taken here too
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-export EXP=${EXP:-$here/exp/asr} CONF=${CONF:-$here/conf} PIECES=${PIECES:-5000}
+export EXP=${EXP:-$here/exp/asr} CONF=${CONF:-$here/conf}
 export TRAIN=${TRAIN:-train-clean-100 train-clean-360 train-other-500}
 export FIT=${FIT:-$here/../librispeech_100/conf/fit.yaml}
 exec "$here/../librispeech_100/run.sh"
