@@ -1,4 +1,4 @@
-"""Drawing from a unit language model: temperature, top-k, top-p, key-value cache, batches, rules that stop it.
+"""Drawing from a unit language model: temperature, top-k, top-p, batches, rules that stop it.
 
 Each utterance has random numbers of its own, which follow from its seed: it comes out the same alone, among others,
 and without the cache, but for rounding.
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.cache_utils import DynamicCache
 
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.tokenizer import require_same
 from voxtok.tts.layout import IGNORED, Steps
 from voxtok.tts.lm import UnitLm
+from voxtok.tts.lm_reader import Reader
 from voxtok.tts.stop_rules import Ended, StopRules, Watch
 
 
@@ -145,7 +145,7 @@ def draw_utterances(
         utterance.prompt_rows = utterance.rows = lm.layout.num_complete(len(prompt.steps))
         active.append(utterance)
     drawn: dict[int, Drawn] = {}
-    reader = _Reader(lm, use_cache)
+    reader = Reader(lm, use_cache)
     logits = reader.begin([np.concatenate([one.prompt.given, np.array(one.steps).reshape(-1, lm.layout.columns)])
                            for one in active]) if active else ()  # fmt: skip
     while active:
@@ -161,45 +161,6 @@ def draw_utterances(
         if active:
             logits = reader.go_on(np.array([utterance.steps[-1] for utterance in active]), staying)
     return [drawn[number] for number in range(len(prompts))]
-
-
-class _Reader:
-    """Reads utterances of different lengths side by side, padded on the left, with or without a cache."""
-
-    def __init__(self, lm: UnitLm, use_cache: bool) -> None:
-        self._lm, self._use_cache = lm, use_cache
-        self._cache: DynamicCache | None = None
-
-    def begin(self, rows: Sequence[Steps]) -> tuple[torch.Tensor, ...]:
-        """(B, values) logits of each column after each row of steps."""
-        longest = max(len(row) for row in rows)
-        steps = torch.zeros(len(rows), longest, self._lm.layout.columns, dtype=torch.int64)
-        mask = torch.zeros(len(rows), longest, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            steps[i, longest - len(row) :] = torch.from_numpy(row)
-            mask[i, longest - len(row) :] = 1
-        self._steps, self._mask = steps.to(self._lm.device), mask.to(self._lm.device)
-        self._cache = DynamicCache(config=self._lm.body.config) if self._use_cache else None
-        return self._read(self._steps)
-
-    def go_on(self, added: Steps, staying: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        """Likewise after one more step of each of the utterances that stay."""
-        if len(staying) < len(self._mask):
-            kept = torch.tensor(staying, device=self._mask.device)
-            self._steps, self._mask = self._steps[kept], self._mask[kept]
-            if self._cache is not None:
-                self._cache.batch_select_indices(kept)
-        new = torch.from_numpy(added)[:, None].to(self._steps.device)
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
-        if self._cache is not None:
-            self._steps = new
-            return self._read(new)
-        self._steps = torch.cat([self._steps, new], dim=1)
-        return self._read(self._steps)
-
-    def _read(self, steps: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        positions = (self._mask.cumsum(dim=1) - 1).clamp_min(0)[:, -steps.shape[1] :]
-        return tuple(logits[:, -1] for logits in self._lm(steps, positions, self._mask, self._cache))
 
 
 def _draw_step(
