@@ -10,9 +10,6 @@ Plain Lhotse reads it: `CutSet.from_shar(in_dir="store/shar")`, then `cut.load_t
 A shard's content follows from the order of the cuts and the shard size alone.
 """
 
-import io
-import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import repeat
@@ -20,17 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from lhotse import CutSet
-from lhotse.array import Array, TemporalArray
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from voxtok.manifests.identity import bare
+from voxtok.manifests.shard_arrays import duration_entry, read_arrays, token_entry, write_arrays
 from voxtok.manifests.tokens import TokenSequence
-from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
+from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import (
-    atomic,
     json_bytes,
     read_description,
     read_json,
@@ -154,8 +149,8 @@ class TokenStore:
         if not self.path("cuts", shard).exists():
             return
         cuts = map(deserialize_item, read_jsonl(self.path("cuts", shard)))
-        codes = _read_arrays(self.path("tokens", shard))
-        durations = _read_arrays(self.path("durations", shard)) if self.info.has_durations else repeat(("", None))
+        codes = read_arrays(self.path("tokens", shard))
+        durations = read_arrays(self.path("durations", shard)) if self.info.has_durations else repeat(("", None))
         for cut in cuts:
             (name, rows), (_, lengths) = (
                 next(codes, ("nothing", np.empty((0, 1), dtype=np.uint8))),
@@ -172,9 +167,9 @@ class TokenStore:
         self._mark(shard).unlink(missing_ok=True)
         self.remove_shard(shard)
         if encoded:
-            self._write_arrays("tokens", shard, [_entry(cut, tokens) for cut, tokens in encoded])
+            write_arrays(self.path("tokens", shard), [token_entry(cut, tokens) for cut, tokens in encoded])
             if self.info.has_durations:
-                self._write_arrays("durations", shard, [_duration_entry(cut, tokens) for cut, tokens in encoded])
+                write_arrays(self.path("durations", shard), [duration_entry(cut, tokens) for cut, tokens in encoded])
             write_jsonl(self.path("cuts", shard), (bare(cut).to_dict() for cut, _ in encoded))
         write_jsonl(self.folder / "done" / f"rejected.{shard:06d}.jsonl", rejected)
         done = {
@@ -254,55 +249,3 @@ class TokenStore:
 
     def _mark(self, shard: int) -> Path:
         return self.folder / "done" / f"{shard:06d}.json"
-
-    def _write_arrays(
-        self, field: Field, shard: int, entries: Sequence[tuple[str, npt.NDArray[Any], Array | TemporalArray]]
-    ) -> None:
-        """Write a tar in Shar's layout.
-
-        Lhotse's own ArrayTarWriter is not used, since it sets the array's start to 0: that is right where the audio
-        is cut out with it, but here a cut keeps its place in its recording.
-        """
-        with atomic(self.path(field, shard)) as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for key, array, manifest in entries:
-                data = io.BytesIO()
-                np.save(data, array, allow_pickle=False)
-                _add(tar, f"{key}.npy", data.getvalue())
-                _add(tar, f"{key}.json", json.dumps(manifest.to_dict()).encode())
-
-
-def _read_arrays(path: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """(cut id, array) of every member that holds data."""
-    try:
-        if path.stat().st_size % tarfile.RECORDSIZE:  # cut between two members, it would read as a shorter one
-            raise EOFError("truncated")
-        with tarfile.open(path, mode="r:") as tar:
-            for member in tar:
-                content = tar.extractfile(member)
-                if member.name.endswith(".npy") and content is not None:
-                    yield member.name.removesuffix(".npy"), np.load(io.BytesIO(content.read()), allow_pickle=False)
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise CorruptFile(f"{path}: not readable ({one_line(error)}); encode the shard again") from error
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a member without time stamp or owner, so that equal tokens give equal bytes."""
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def _entry(cut: Cut, tokens: TokenSequence) -> tuple[str, npt.NDArray[Any], Array | TemporalArray]:
-    array = _placeholder(tokens.codes)
-    if tokens.durations is not None:
-        return cut.id, tokens.codes, array
-    return cut.id, tokens.codes, TemporalArray(array, 0, 1 / tokens.frame_rate_hz, cut.start)
-
-
-def _duration_entry(cut: Cut, tokens: TokenSequence) -> tuple[str, npt.NDArray[Any], Array]:
-    assert tokens.durations is not None
-    return cut.id, tokens.durations, _placeholder(tokens.durations)
-
-
-def _placeholder(array: npt.NDArray[Any]) -> Array:
-    return Array(storage_type="shar", storage_path="", storage_key="", shape=list(array.shape))
