@@ -20,7 +20,8 @@ from voxtok.asr.examples import Example, Examples, collate, read_examples
 from voxtok.asr.hypothesis import Hypothesis
 from voxtok.asr.padded import Padded
 from voxtok.asr.recognizer import Recognizer
-from voxtok.asr.score import Reference, ScoringConfig, score, table, write_score
+from voxtok.asr.references import Reference
+from voxtok.asr.score import ScoringConfig, score, table, write_score
 from voxtok.asr.search import SearchConfig, Searcher
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device

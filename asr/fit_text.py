@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtok.asr.normalization import Case, Punctuation, TextNormalization
-from voxtok.asr.score import reference_of
+from voxtok.asr.references import reference_of
 from voxtok.asr.text import Kind, TextConfig, train_text_model
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import TokenStore

@@ -6,15 +6,13 @@ alignments.txt    every utterance, word under word, the worst first
 versus.json       the difference to another system's hypotheses, where they are given
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lhotse.cut import Cut
-
 from voxtok.asr.normalization import Case, Punctuation, TextNormalization
+from voxtok.asr.references import Reference, read_hypotheses, read_references
 from voxtok.asr.wer import (
     CONFIDENCE,
     Errors,
@@ -25,13 +23,10 @@ from voxtok.asr.wer import (
     character_errors,
     count,
 )
-from voxtok.manifests.cuts import load_cuts
-from voxtok.manifests.transcripts import read_transcripts
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError, ManifestError
-from voxtok.runtime.files import read_jsonl, write_bytes, write_json
+from voxtok.runtime.files import write_bytes, write_json
 
-UNKNOWN_SPEAKER = "?"
 NOTHING_SAID = "*"
 """Stands in alignments where one side has no word."""
 MARKS = "IDS"
@@ -79,7 +74,7 @@ class Scored:
 
     Attributes:
         cut_id: its id.
-        speaker: who says it, UNKNOWN_SPEAKER where nobody knows.
+        speaker: who says it, "?" where nobody knows.
         pairs: words of the reference and of the hypothesis.
         characters: errors in characters.
     """
@@ -93,14 +88,6 @@ class Scored:
     def words(self) -> Errors:
         """Errors in words."""
         return count(self.pairs)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What was said, and by whom."""
-
-    text: str
-    speaker: str = UNKNOWN_SPEAKER
 
 
 def score(
@@ -229,44 +216,6 @@ def alignment(one: Scored) -> str:
 def percent(rate: float | None) -> str:
     """A rate with two digits, or a dash."""
     return "-" if rate is None else f"{100 * rate:.2f}"
-
-
-def reference_of(cut: Cut) -> Reference:
-    """The text and the speaker of a cut; several supervisions are one text."""
-    text = " ".join(supervision.text for supervision in cut.supervisions if supervision.text)
-    speakers = [supervision.speaker for supervision in cut.supervisions if supervision.speaker]
-    return Reference(text, str(speakers[0]) if speakers else UNKNOWN_SPEAKER)
-
-
-def read_references(path: Path | str) -> dict[str, Reference]:
-    """References of cuts, or of lines `id text`.
-
-    Raises:
-        ManifestError: a cut has no text.
-    """
-    path = Path(path)
-    if path.is_dir() or path.name.endswith((".jsonl", ".jsonl.gz")):
-        found = {cut.id: reference_of(cut) for cut in load_cuts(path)}
-        silent = next((cut_id for cut_id, reference in found.items() if not reference.text), None)
-        if silent is not None:
-            raise ManifestError(f"{path}: {silent} has no text")
-        return found
-    return {cut_id: Reference(text) for cut_id, text in read_transcripts(path).items()}
-
-
-def read_hypotheses(path: Path | str) -> dict[str, str]:
-    """Hypotheses of `voxtok decode-asr`, or of lines `id text`.
-
-    Raises:
-        ManifestError: a line of JSON is no hypothesis.
-    """
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        return read_transcripts(path)
-    try:
-        return {row["id"]: row["text"] for row in read_jsonl(path)}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ManifestError(f"{path}: not hypotheses with id and text ({error})") from error
 
 
 def _groups(scored: Sequence[Scored], config: ScoringConfig) -> list[str]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.reference_asr import edits
 from tests.toy_corpus import write_toy_corpus
 from voxtok.asr.normalization import TextNormalization
-from voxtok.asr.score import Reference, ScoringConfig, alignment, main, score, summary
+from voxtok.asr.references import Reference
+from voxtok.asr.score import ScoringConfig, alignment, main, score, summary
 from voxtok.asr.wer import Errors, align, bootstrap_difference, bootstrap_interval, character_errors, count, word_errors
 from voxtok.runtime.errors import ManifestError
 
