@@ -22,10 +22,10 @@ from voxtok.runtime.files import read_json, read_jsonl, write_json
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.vocoder.discriminators import DiscriminatorConfig
 from voxtok.vocoder.features import FeatureConfig
+from voxtok.vocoder.loop_config import LoopConfig
 from voxtok.vocoder.losses import LossConfig
 from voxtok.vocoder.model_config import IstftConfig
 from voxtok.vocoder.segments import SegmentConfig
-from voxtok.vocoder.train import LoopConfig
 from voxtok.vocoder.train_vocoder import TrainVocoderConfig, main, train_vocoder
 from voxtok.vocoder.vocoder import Vocoder
 

@@ -8,14 +8,13 @@ out/metrics.jsonl   losses, learning rate, hours of audio per hour, each part's 
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from voxtok.manifests.codebook import Codebook
 from voxtok.runtime.averaging import decay_at
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress, log
 from voxtok.runtime.training import (
@@ -25,7 +24,6 @@ from voxtok.runtime.training import (
     Totals,
     find_checkpoint,
     is_finished,
-    learning_rate,
     prefetched,
     save_checkpoint,
     seed_step,
@@ -34,6 +32,7 @@ from voxtok.runtime.training import (
 from voxtok.tokenize.quantizer import open_quantizer
 from voxtok.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from voxtok.vocoder.heldout import look_at, split_heldout
+from voxtok.vocoder.loop_config import LoopConfig
 from voxtok.vocoder.losses import LossConfig, duration_term, mel_distance, pitch_terms
 from voxtok.vocoder.model import Synthesis, VocoderModel
 from voxtok.vocoder.segments import Batch, SegmentConfig, batches
@@ -41,56 +40,6 @@ from voxtok.vocoder.speech import Speech
 from voxtok.vocoder.vocoder import Vocoder
 
 Terms = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long and how fast; everything but reports and checkpoints changes the model."""
-
-    steps: int
-    """Batches to train on."""
-    adversarial_from: int
-    """Step at which the discriminators begin; before it, spectral distance alone; `steps` leaves them out."""
-    peak_lr: float = 2e-4
-    """Highest learning rate of the generator's AdamW."""
-    discriminator_lr: float = 2e-4
-    """Highest learning rate of the discriminators' AdamW."""
-    warmup_steps: int = 100
-    """Steps until the highest learning rate."""
-    decay_share: float = 0.5
-    """Share of the steps over which the learning rate falls to zero, at the end."""
-    max_gradient: float = 10.0
-    """Norm at which the generator's gradients are clipped."""
-    average: float = 0.999
-    """Decay of the average of the weights, which is what is kept; 0 keeps the last ones."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of matrix products and convolutions; weights and spectra stay float32."""
-    saved_dtype: Literal["float32", "float16"] = "float32"
-    """Number format of the weights in out/model."""
-    heldout: int = 4
-    """Utterances, the corpus's last ones, that are not trained on: their distance, and samples for TensorBoard."""
-    workers: int = 0
-    """Threads that prepare batches ahead; 0 prepares them in between."""
-    report_steps: int = 50
-    """Steps from one line of metrics to the next."""
-    checkpoint_steps: int = 1000
-    """Steps from one checkpoint, and one look at the held-out utterances, to the next."""
-    tensorboard: bool = False
-    """Write TensorBoard's files too, with samples and spectrograms (pip install tensorboard)."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.warmup_steps < self.steps:
-            raise ConfigError("train.warmup-steps must be positive and below train.steps")
-        if not 0 <= self.decay_share <= 1 or not 0 <= self.average < 1:
-            raise ConfigError("train.decay-share is between 0 and 1, train.average at least 0 and below 1")
-        if self.report_steps < 1 or self.checkpoint_steps < 1 or self.heldout < 0:
-            raise ConfigError("train.report-steps and checkpoint-steps must be at least 1, heldout at least 0")
-
-    def rate(self, step: int, peak: float) -> float:
-        """Learning rate of a step, counted from 0."""
-        return learning_rate(
-            step, peak=peak, warmup_steps=self.warmup_steps, steps=self.steps, decay_share=self.decay_share
-        )
 
 
 @dataclass(frozen=True, eq=False)

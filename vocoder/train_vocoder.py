@@ -34,13 +34,14 @@ from voxtok.vocoder.discriminators import DiscriminatorConfig, Discriminators
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, write_frames
 from voxtok.vocoder.inputs import FeatureInput
+from voxtok.vocoder.loop_config import LoopConfig
 from voxtok.vocoder.losses import LossConfig
 from voxtok.vocoder.model import VocoderModel
 from voxtok.vocoder.model_config import Facts, ModelConfig
 from voxtok.vocoder.segments import SegmentConfig
 from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model
 from voxtok.vocoder.speech import Content, Measures, Speech, read_frames, read_speech, read_tokens
-from voxtok.vocoder.train import LoopConfig, Trainee, train
+from voxtok.vocoder.train import Trainee, train
 from voxtok.vocoder.vocoder import Vocoder, features_fingerprint
 
 PART_CUTS = 500
