@@ -17,8 +17,9 @@ from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.manifests.store import TokenStore
 from voxtok.runtime.files import read_json, read_jsonl
 from voxtok.tts.failures import FAILURES
+from voxtok.vocoder.features import identity_fingerprint
 from voxtok.vocoder.speaker import load_speaker_model
-from voxtok.vocoder.vocoder import Vocoder, identity_fingerprint
+from voxtok.vocoder.vocoder import Vocoder
 
 EGS = Path(__file__).parent.parent / "egs"
 

@@ -26,8 +26,9 @@ from voxtok.tts.synthesizer import Speakers, Synthesizer
 from voxtok.tts.text import TextConfig, TextFrontEnd
 from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.utterances import Rows, Source
+from voxtok.vocoder.features import identity_fingerprint
 from voxtok.vocoder.speaker import load_speaker_model
-from voxtok.vocoder.vocoder import Vocoder, identity_fingerprint
+from voxtok.vocoder.vocoder import Vocoder
 
 TEXTS = ["a big cat", "the cat sat", "at a bat", "big bats, and cats!"]
 

@@ -17,12 +17,13 @@ from voxtok.runtime.errors import BadAudio, ConfigError, TokenizerMismatch
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.vocoder.features import features_fingerprint
 from voxtok.vocoder.model_config import Facts, SpeakerInput
 from voxtok.vocoder.resynthesize import main as resynthesize_main
 from voxtok.vocoder.resynthesize import resynthesize
 from voxtok.vocoder.speaker import load_speaker_model
 from voxtok.vocoder.synthesize import SynthesizeConfig, main, synthesize
-from voxtok.vocoder.vocoder import Vocoder, features_fingerprint
+from voxtok.vocoder.vocoder import Vocoder
 from voxtok.vocoder.voices import Voices
 
 

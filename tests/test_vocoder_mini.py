@@ -10,9 +10,10 @@ from voxtok.manifests.cuts import load_cuts
 from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tokenize.unit_edit import edits
 from voxtok.tokenize.usage import dedup
+from voxtok.vocoder.features import features_fingerprint
 from voxtok.vocoder.intelligibility import stoi
 from voxtok.vocoder.resynthesize import resynthesize
-from voxtok.vocoder.vocoder import Vocoder, features_fingerprint, mini_folder
+from voxtok.vocoder.vocoder import Vocoder, mini_folder
 from voxtok.vocoder.voices import Voices
 
 

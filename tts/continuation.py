@@ -16,8 +16,9 @@ from voxtok.tts.lm import UnitLm
 from voxtok.tts.sampling import Drawn, SamplingConfig, draw_utterances, unconditional
 from voxtok.tts.stop_rules import StopRules
 from voxtok.vocoder.audio_folder import write_wav
+from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.speaker import load_speaker_model
-from voxtok.vocoder.vocoder import Speaker, Vocoder
+from voxtok.vocoder.vocoder import Vocoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from lhotse.cut import Cut
 from voxtok.manifests.audio import Samples, read_audio
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_description, write_json
+from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.speaker import Embedding, SpeakerModel, mean_embedding
-from voxtok.vocoder.vocoder import Speaker, Vocoder
+from voxtok.vocoder.vocoder import Vocoder
 from voxtok.vocoder.voices import Voices
 
 FORMAT = "voxtok-voices"

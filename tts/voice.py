@@ -21,13 +21,14 @@ from voxtok.tts.forms import check_form, tokens_for
 from voxtok.tts.text_to_tokens import TextToTokens
 from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.vocoder.centroids import Centroids
+from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.conversion import Blend, Converter
-from voxtok.vocoder.features import FeatureConfig, Features
+from voxtok.vocoder.features import FeatureConfig, Features, identity_fingerprint
 from voxtok.vocoder.make_pool import pool_of
 from voxtok.vocoder.pool import Pool, is_pool
 from voxtok.vocoder.reference import reference_cuts
 from voxtok.vocoder.speaker import load_speaker_model
-from voxtok.vocoder.vocoder import Speaker, Vocoder, identity_fingerprint, mini_folder
+from voxtok.vocoder.vocoder import Vocoder, mini_folder
 
 Samples = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.tokenize.quantizer import Quantizer, check_codes, open_quantizer
 from voxtok.tokenize.tokenizer import read_description, read_parts
-from voxtok.vocoder.vocoder import identity_fingerprint
+from voxtok.vocoder.features import identity_fingerprint
 
 
 @dataclass(frozen=True, eq=False)

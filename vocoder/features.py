@@ -4,7 +4,7 @@ Two of them go together if their features have one fingerprint: the same weights
 layer. Windows are not part of it: they change a feature by the reach of attention only, and a stream needs short ones.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,21 @@ from lhotse.cut import Cut
 from voxtok.manifests.audio import Samples
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile, TokenizerMismatch
+from voxtok.runtime.files import sha256
 from voxtok.tokenize.extract import ExtractConfig, extract, extract_arrays
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
-from voxtok.vocoder.vocoder import features_fingerprint
+
+
+def features_fingerprint(upstream: Upstream, layers: Sequence[int]) -> str:
+    """Identity of features, layers side by side, as vocoders of features carry it: SHA-256 of model and layers."""
+    return identity_fingerprint(upstream.identity, layers)
+
+
+def identity_fingerprint(upstream: dict[str, Any], layers: Sequence[int]) -> str:
+    """As `features_fingerprint`, of the upstream's identity as files carry it; needs no model."""
+    return sha256({"format": ["voxtok-features", 1], "upstream": upstream, "layers": list(layers)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class FrameInfo:
     """What is true of every frame."""
 
     features: str
-    """Fingerprint of the features (`vocoder.features_fingerprint`); those of prematched frames are the pool's."""
+    """Fingerprint of the features (`features.features_fingerprint`); those of prematched frames are the pool's."""
     width: int
     """Dimensions of a frame."""
     sampling_rate: int

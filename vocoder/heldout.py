@@ -8,9 +8,10 @@ import torch
 
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.training import Metrics
+from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.mel import log_mel, quality_shape
 from voxtok.vocoder.speech import Speech, Utterance
-from voxtok.vocoder.vocoder import Speaker, Vocoder
+from voxtok.vocoder.vocoder import Vocoder
 
 
 def split_heldout(speech: Speech, heldout: int) -> tuple[Speech, list[Utterance]]:

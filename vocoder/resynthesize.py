@@ -12,7 +12,8 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
 from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.vocoder.audio_folder import write_wav
-from voxtok.vocoder.vocoder import Vocoder, features_fingerprint
+from voxtok.vocoder.features import features_fingerprint
+from voxtok.vocoder.vocoder import Vocoder
 from voxtok.vocoder.voices import SOURCE, Voices, check_streams
 
 

@@ -16,7 +16,8 @@ from voxtok.vocoder.istft import IstftGenerator, followed
 from voxtok.vocoder.source import Place
 
 if TYPE_CHECKING:
-    from voxtok.vocoder.vocoder import Samples, Speaker, Vocoder
+    from voxtok.vocoder.conditions import Speaker
+    from voxtok.vocoder.vocoder import Samples, Vocoder
 
 
 class VocoderStream:

@@ -18,7 +18,8 @@ from voxtok.runtime.files import sha256
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.weights import hash_weights
 from voxtok.vocoder.audio_folder import AudioFolder, Order
-from voxtok.vocoder.vocoder import Samples, Speaker, Vocoder
+from voxtok.vocoder.conditions import Speaker
+from voxtok.vocoder.vocoder import Samples, Vocoder
 from voxtok.vocoder.voices import SOURCE, Voices, check_streams
 
 

@@ -31,7 +31,7 @@ from voxtok.tokenize.extract import ExtractConfig, Reduce, extract
 from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tokenize.upstream import Upstream
 from voxtok.vocoder.discriminators import DiscriminatorConfig, Discriminators
-from voxtok.vocoder.features import FeatureConfig, Features
+from voxtok.vocoder.features import FeatureConfig, Features, features_fingerprint
 from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, write_frames
 from voxtok.vocoder.inputs import FeatureInput
 from voxtok.vocoder.loop_config import LoopConfig
@@ -42,7 +42,7 @@ from voxtok.vocoder.segments import SegmentConfig
 from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model
 from voxtok.vocoder.speech import Content, Measures, Speech, read_frames, read_speech, read_tokens
 from voxtok.vocoder.train import Trainee, train
-from voxtok.vocoder.vocoder import Vocoder, features_fingerprint
+from voxtok.vocoder.vocoder import Vocoder
 
 PART_CUTS = 500
 """Cuts whose features are computed together, and are not computed again after a kill."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
-from voxtok.runtime.files import sha256
 from voxtok.tokenize.quantizer import check_codes, open_quantizer
-from voxtok.tokenize.upstream import Upstream, forbid_tf32
+from voxtok.tokenize.upstream import forbid_tf32
+from voxtok.vocoder.conditions import Speaker, pitch_rows, speaker_rows
 from voxtok.vocoder.inputs import Frames
 from voxtok.vocoder.model import VocoderModel
 from voxtok.vocoder.model_config import Facts, Inputs
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from voxtok.vocoder.stream import VocoderStream
 
 Samples = npt.NDArray[np.float32]
-Speaker = str | npt.NDArray[np.floating]
-"""The name of a training speaker, or a speaker embedding (E,)."""
-
-
-def features_fingerprint(upstream: Upstream, layers: Sequence[int]) -> str:
-    """Identity of features, layers side by side, as vocoders of features carry it: SHA-256 of model and layers."""
-    return identity_fingerprint(upstream.identity, layers)
-
-
-def identity_fingerprint(upstream: dict[str, Any], layers: Sequence[int]) -> str:
-    """As `features_fingerprint`, of the upstream's identity as files carry it; needs no model."""
-    return sha256({"format": ["voxtok-features", 1], "upstream": upstream, "layers": list(layers)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,12 +227,13 @@ class Vocoder:
         """
         lengths = torch.tensor([len(content) for content in contents])
         padded = torch.nn.utils.rnn.pad_sequence(list(contents), batch_first=True)
-        pitch, norm = self._pitch(f0_hz, lengths)
+        pitch, norm = pitch_rows(f0_hz, lengths)
         kept = None
         if streams is not None:
             kept = torch.zeros(len(contents), len(self.facts.vocab_sizes), dtype=torch.bool)
             kept[:, list(streams)] = True
-        return Frames(padded, lengths, self._speakers(speakers), pitch, norm, kept).to(self.device)
+        who = speaker_rows(speakers, self.model.config.speaker, self.facts)
+        return Frames(padded, lengths, who, pitch, norm, kept).to(self.device)
 
     @torch.inference_mode()
     def _generate(
@@ -277,38 +266,6 @@ class Vocoder:
         if frames.ndim != 2 or frames.shape[1] != self.width:
             raise ConfigError(f"features are (N, {self.width}) for this vocoder, not {tuple(frames.shape)}")
         return frames.detach().to("cpu", torch.float32)
-
-    def _speakers(self, speakers: Sequence[Speaker | None]) -> torch.Tensor | None:
-        kind = self.model.config.speaker
-        if kind == "none":
-            return None
-        if kind == "table":
-            unknown = [speaker for speaker in speakers if speaker not in self.facts.speakers]
-            if unknown:
-                known = ", ".join(self.facts.speakers[:10])
-                raise ConfigError(f"speaker {unknown[0]!r} is not one of the vocoder's: {known}, ...")
-            return torch.tensor([self.facts.speakers.index(str(speaker)) for speaker in speakers])
-        rows = [np.asarray(speaker, dtype=np.float32) for speaker in speakers if not isinstance(speaker, str | None)]
-        if len(rows) != len(speakers) or any(row.shape != (self.facts.speaker_width,) for row in rows):
-            raise ConfigError(
-                f"this vocoder is told who speaks by an embedding of {self.facts.speaker_width} numbers: "
-                "measure one on a reference recording (voxtok.vocoder.speaker)"
-            )
-        return torch.from_numpy(np.stack(rows))
-
-    def _pitch(
-        self, f0_hz: Sequence[npt.ArrayLike | None], lengths: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Pitch and its norm, padded; normalised over the voiced frames of what is given."""
-        given = [np.asarray(row, dtype=np.float32) for row in f0_hz if row is not None]
-        if not given:
-            return None, None
-        if len(given) != len(f0_hz) or any(row.shape != (n,) for row, n in zip(given, lengths.tolist(), strict=True)):
-            raise ConfigError("f0_hz has one number a frame for every utterance of the batch, or none has it")
-        rows = [torch.from_numpy(row) for row in given]
-        logs = [np.log(row[row > 0]) if (row > 0).any() else np.zeros(1) for row in given]
-        norm = torch.tensor([[float(values.mean()), float(values.std())] for values in logs])
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), norm
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder, with weights in `dtype`."""

@@ -12,8 +12,9 @@ from voxtok.manifests.audio import Samples, read_audio
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.samples import resample
 from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model, mean_embedding
-from voxtok.vocoder.vocoder import Speaker, Vocoder
+from voxtok.vocoder.vocoder import Vocoder
 
 SOURCE = "source"
 """The name that stands for the source's own speaker."""
