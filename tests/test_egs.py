@@ -113,12 +113,13 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
 def test_kathleen_in_miniature(tmp_path: Path) -> None:
     """A vocoder of two steps on toy speech, and its scores; then again, and nothing is done twice."""
     pytest.importorskip("pystoi")
+    pytest.importorskip("espeakng_loader")
     for name, count in (("real", 6), ("test", 2)):
         write_toy_corpus(tmp_path / name, [2.0 + 0.1 * index for index in range(count)])
     toy_tokenizer(upstream="pooled:mini", layer=1).save(tmp_path / "tokenizer")
     environment = {
         "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test", "STEPS": "2",
-        "TOKENIZER": str(tmp_path / "tokenizer"),
+        "SPEAKERS": "1", "TOKENIZER": str(tmp_path / "tokenizer"),
     }  # fmt: skip
     run("kathleen", **environment)
     scores = read_json(tmp_path / "exp" / "quality" / "vocoder_quality.json")

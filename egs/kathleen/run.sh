@@ -12,8 +12,9 @@ test=${TEST:-sample}
 tokenizer=${TOKENIZER:-$here/../../models/mini-500}
 steps=${STEPS:+--train.steps $STEPS --train.adversarial_from $STEPS --train.warmup_steps 1 --train.heldout 1}
 
-# Training speech, without the test utterances, which come from other corpora too.
-cuts=$(printf ",$data/%s" $corpora)
+# Training speech: real, without the test utterances, which come from other corpora too, and synthetic voices.
+voxtok corpus synth --out "$exp/synth" --speakers "${SPEAKERS:-60}" --utterances 12 --seed 91 --prefix voc
+cuts=$(printf ",$data/%s" $corpora),$exp/synth/cuts.jsonl.gz
 voxtok corpus join --cuts "[${cuts:1}]" --without "$data/$test" --without-others --out "$exp/train.jsonl.gz"
 
 # Features of the tokenizer's SSL model, pitch and speakers are computed once; then the vocoder learns spectra.
