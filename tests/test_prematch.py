@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from lhotse import CutSet
 
@@ -18,6 +19,12 @@ from voxtok.runtime.files import read_jsonl
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.frame_store import FrameStore
 from voxtok.vocoder.prematch import PrematchConfig, prematch
+
+TINY = (
+    "--hop_samples 320 --model.width 16 --model.istft.width 16 --model.istft.coarse_blocks 1 "
+    "--model.istft.fine_blocks 1 --segments.batch_size 2 --segments.segment_frames 16 --losses.resolutions [256] "
+    "--train.steps 2 --train.adversarial_from 2 --train.warmup_steps 1 --train.heldout 1 --device cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +96,21 @@ def test_the_command(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     words = ["--cuts", str(corpus), "--upstream", "mfcc", "--layer", "0", "--normalization", "none"]
     assert main(["prematch", *words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert f"{len(FrameStore.open(tmp_path / 'out').frames)} frames" in capsys.readouterr().out
+
+
+def test_a_vocoder_learns_from_prematched_frames_and_converts(corpus: Path, tmp_path: Path) -> None:
+    """Kathleen's shape of vocoder, smaller, over frames of the installed SSL model; then a conversion with it."""
+    features = ["--upstream", "mini", "--layer", "1", "--normalization", "none", "--device", "cpu"]
+    assert main(["prematch", "--cuts", str(corpus), *features, "--out", str(tmp_path / "frames")]) == 0
+    trained = ["train-vocoder", "--frames", str(tmp_path / "frames"), "--out", str(tmp_path / "vocoder")]
+    assert main([*trained, *TINY.split()]) == 0
+    source = str(corpus.parent / "audio" / "utt000.wav")
+    reference = [
+        "--reference",
+        str(corpus.parent / "audio" / "utt001.wav"),
+        "--vocoder",
+        str(tmp_path / "vocoder/model"),
+    ]
+    out = tmp_path / "converted.wav"
+    assert main(["convert", "--source", source, *reference, *features, "--out", str(out)]) == 0
+    assert sf.info(out).frames == 24 * 320  # of half a second

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny_whisper import save_tiny_whisper
 from tests.toy_corpus import toy_speech
 from voxtok.runtime.errors import ConfigError
 from voxtok.vocoder.intelligibility import load_utmos, load_whisper, pesq, stoi, word_errors
@@ -108,3 +109,10 @@ def test_models_of_the_users_own(tmp_path: Path) -> None:
         load_utmos(folder / "text.pt", torch.device("cpu"))
     with pytest.raises(ConfigError, match="no Whisper"):
         load_whisper(folder, torch.device("cpu"))
+
+
+def test_whisper_hears_all_of_a_long_recording(tmp_path: Path) -> None:
+    hear = load_whisper(save_tiny_whisper(tmp_path), torch.device("cpu"))
+    samples, _ = toy_speech(40, seed=0)
+    first, second = hear(samples[: 30 * RATE], RATE), hear(samples[30 * RATE :], RATE)
+    assert first != second and hear(samples, RATE) == f"{first} {second}"

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
+from tests.tiny_whisper import save_tiny_whisper
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import saved_toy_tokenizer
 from voxtok.manifests.cuts import load_cuts, save_cuts
@@ -88,6 +90,23 @@ def test_further_speech_that_cannot_be_read_is_left_out(folder: Path, tmp_path: 
 def test_columns_have_different_names(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="names must differ: recording, made"):
         config(folder, tmp_path, shown=(str(tmp_path / "made"),))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of TorchScript
+def test_models_of_the_users_own_score_too(folder: Path, tmp_path: Path) -> None:
+    """A predictor of opinions that says how loud speech is, and a Whisper; recordings beside what was made."""
+
+    class Loudness(torch.nn.Module):
+        def forward(self, samples: torch.Tensor, rate: int) -> torch.Tensor:
+            return samples.square().mean(dim=1)
+
+    torch.jit.script(Loudness()).save(str(tmp_path / "mos.pt"))
+    words = ["--reference", str(folder / "real"), "--synthetic", str(folder / "made"), "--out", str(tmp_path / "out")]
+    words += ["--utmos", str(tmp_path / "mos.pt"), "--whisper", str(save_tiny_whisper(tmp_path / "whisper"))]
+    assert main([*words, "--aligned", "false", "--device", "cpu"]) == 0
+    scores = read_json(tmp_path / "out" / "vocoder_quality.json")["scores"]
+    assert scores["utmos"] > scores["utmos_original"] > 0  # noise adds to it
+    assert scores["wer"] > 0 and scores["wer_original"] > 0
 
 
 def test_recordings_compared_with_themselves_are_perfect(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from voxtok.runtime.optional import require
 
 Samples = npt.NDArray[np.float32]
 RATE = 16000
+WHISPER_SAMPLES = 30 * RATE
+"""What Whisper hears at once."""
 
 
 def stoi(real: Samples, made: Samples, sampling_rate: int) -> float | None:
@@ -66,7 +68,7 @@ def load_utmos(path: Path | str, device: torch.device) -> Callable[[Samples, int
 
 
 def load_whisper(folder: Path | str, device: torch.device) -> Callable[[Samples, int], str]:
-    """Whisper from a folder that `save_pretrained` wrote: samples to their text.
+    """Whisper from a folder that `save_pretrained` wrote: samples to their text, 30 s after 30 s.
 
     Raises:
         ConfigError: there is no such folder.
@@ -80,10 +82,11 @@ def load_whisper(folder: Path | str, device: torch.device) -> Callable[[Samples,
 
     def transcribe(samples: Samples, sampling_rate: int) -> str:
         audio = resample(samples, sampling_rate, RATE)
-        inputs = processor(audio, sampling_rate=RATE, return_tensors="pt").input_features.to(device)
+        parts = [audio[start : start + WHISPER_SAMPLES] for start in range(0, len(audio), WHISPER_SAMPLES)]
+        inputs = processor(parts, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True).to(device)
         with torch.inference_mode():
-            ids = model.generate(inputs)
-        return str(processor.batch_decode(ids, skip_special_tokens=True)[0])
+            ids = model.generate(inputs.input_features, attention_mask=inputs.attention_mask)
+        return " ".join(processor.batch_decode(ids, skip_special_tokens=True))
 
     return transcribe
 
