@@ -17,7 +17,7 @@ from voxtok.manifests.store import TokenStore
 from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
-from voxtok.tokenize.tokenizer import require_same
+from voxtok.tokenize.tokenizer_folder import require_same
 
 Codes = npt.NDArray[np.integer]
 JOINED = "+"

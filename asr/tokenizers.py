@@ -9,7 +9,8 @@ from pathlib import Path
 from voxtok.asr.inputs import Source
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import write_bytes
-from voxtok.tokenize.tokenizer import Tokenizer, read_description, require_same
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import read_description, require_same
 
 FOLDER = "tokenizers"
 DESCRIPTION = "tokenizer.json"

@@ -9,7 +9,8 @@ from transformers import AutoModel
 
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.tokenize.load import load_upstream, mini_folder
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "hubert_mini.safetensors"
 

@@ -7,7 +7,8 @@ import pytest
 
 from tests.toy_corpus import toy_speech
 from tests.toy_tokenizer import toy_tokenizer
-from voxtok.tokenize.tokenizer import Tokenizer, tokenizer_folder
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import tokenizer_folder
 
 
 def test_its_name_means_the_installed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from voxtok.manifests.tokens import TokenSequence, concatenate
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.stream import OpenRun
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 from voxtok.tokenize.windows import WindowConfig, window_sizes
 
 RATE = 16000

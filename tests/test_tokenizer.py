@@ -13,7 +13,8 @@ from tests.toy_corpus import toy_speech
 from tests.toy_tokenizer import saved_toy_tokenizer, toy_tokenizer
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
-from voxtok.tokenize.tokenizer import Tokenizer, require_same
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tokenize.windows import WindowConfig
 
 SAMPLES = toy_speech(1.5, seed=5)[0]

@@ -7,7 +7,8 @@ import torch
 from tests.toy_corpus import toy_speech
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 from voxtok.tokenize.windows import WindowConfig
 
 

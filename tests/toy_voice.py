@@ -11,7 +11,8 @@ from lhotse import CutSet, Recording, SupervisionSegment
 
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 from voxtok.tokenize.windows import WindowConfig
 
 RATE = 16000

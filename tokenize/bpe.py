@@ -20,7 +20,7 @@ from voxtok.manifests.tokens import Codes
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import atomic, sha256
-from voxtok.tokenize.tokenizer import (
+from voxtok.tokenize.tokenizer_folder import (
     config_of,
     fingerprint,
     read_description,

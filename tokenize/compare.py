@@ -22,7 +22,7 @@ from voxtok.tokenize.frame_cache import CachedFrames, cached
 from voxtok.tokenize.frames import UtteranceFrames
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.meter import Scoring
-from voxtok.tokenize.tokenizer import TokenizerConfig
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 from voxtok.tokenize.upstream import Upstream
 from voxtok.tokenize.windows import windows_of
 

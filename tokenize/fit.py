@@ -30,7 +30,8 @@ from voxtok.tokenize.fit_codebook import QuantizerConfig, check_layers, fit_code
 from voxtok.tokenize.frame_cache import cached
 from voxtok.tokenize.frames import FrameSource, UtteranceFrames
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig, windows_of
 

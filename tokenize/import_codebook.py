@@ -25,7 +25,8 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig
 from voxtok.tokenize.upstream import Normalization
 from voxtok.tokenize.windows import windows_of
 

@@ -19,7 +19,8 @@ from voxtok.tokenize.codec import Codec
 from voxtok.tokenize.codec_quantizer import codec_codebook
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.quantizer import check_codes
-from voxtok.tokenize.tokenizer import Tokenizer, TokenizerConfig, require_same
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import TokenizerConfig, require_same
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ from voxtok.tokenize.quantizer import Quantizer, open_quantizer
 from voxtok.tokenize.rate_page import write_rates
 from voxtok.tokenize.report import write_report
 from voxtok.tokenize.stream_meter import Rate, StreamMeter, stream_pairs
-from voxtok.tokenize.tokenizer import Tokenizer, read_description, require_same
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import read_description, require_same
 from voxtok.tokenize.unit_edit import EncodedPairs, encoded_pairs, unit_edit
 
 TOKENIZER_FIELDS = ("fingerprint", "upstream", "layer", "vocab_size", "frame_rate_hz", "dedup")

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from voxtok.manifests.audio import describe, read_span
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
-from voxtok.tokenize.tokenizer import Tokenizer, read_description, tokenizer_folder
+from voxtok.tokenize.tokenizer import Tokenizer
+from voxtok.tokenize.tokenizer_folder import read_description, tokenizer_folder
 from voxtok.tts.forms import check_form, tokens_for
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.sampling import Drawn, SamplingConfig, draw_utterances, unconditional

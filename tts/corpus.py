@@ -17,7 +17,7 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_jsonl, sha256, write_jsonl
 from voxtok.runtime.progress import log
-from voxtok.tokenize.tokenizer import require_same
+from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tts.aligner import AlignerConfig, Spoken, align
 from voxtok.tts.network import TtsShape
 from voxtok.tts.synthesizer import Speakers

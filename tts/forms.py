@@ -13,7 +13,7 @@ import numpy.typing as npt
 from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import Codes, TokenSequence, compact, smallest_dtype
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.tokenizer import config_of, fingerprint, read_description, read_parts
+from voxtok.tokenize.tokenizer_folder import config_of, fingerprint, read_description, read_parts
 from voxtok.vocoder.vocoder import Vocoder
 
 Frames = npt.NDArray[np.int64]

@@ -19,7 +19,7 @@ from voxtok.manifests.store import TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, CorruptFile
-from voxtok.tokenize.tokenizer import require_same
+from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tts.layout import IGNORED, Layout, Steps
 
 Ints = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ import torch
 
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError
-from voxtok.tokenize.tokenizer import require_same
+from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tts.layout import IGNORED, Steps
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.lm_reader import Reader

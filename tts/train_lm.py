@@ -33,7 +33,7 @@ from voxtok.runtime.training import (
     sum_gradients,
 )
 from voxtok.tokenize.patterns import PatternName
-from voxtok.tokenize.tokenizer import read_description, read_parts, require_same, write_folder
+from voxtok.tokenize.tokenizer_folder import read_description, read_parts, require_same, write_folder
 from voxtok.tokenize.train import IRRELEVANT, TrainConfig
 from voxtok.tts.layout import Layout, Rows
 from voxtok.tts.lm import LmShape, UnitLm

@@ -18,7 +18,7 @@ from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import sha256_file, write_jsonl
 from voxtok.tokenize.patterns import PatternName
-from voxtok.tokenize.tokenizer import require_same
+from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tokenize.train import IRRELEVANT, TrainConfig
 from voxtok.tts.layout import IGNORED, Layout, Rows, Steps
 from voxtok.tts.lm import LmShape, UnitLm

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import BadText, ConfigError, CorruptFile
 from voxtok.runtime.files import read_description, sha256, write_json
-from voxtok.tokenize.tokenizer import require_same
+from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tts.layout import IGNORED, Layout, Steps
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.lm_score import nats_of

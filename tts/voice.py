@@ -16,7 +16,7 @@ from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import sha256, sha256_file
 from voxtok.tokenize.quantizer import open_quantizer
-from voxtok.tokenize.tokenizer import config_of, read_description, read_parts
+from voxtok.tokenize.tokenizer_folder import config_of, read_description, read_parts
 from voxtok.tts.forms import check_form, tokens_for
 from voxtok.tts.text_to_tokens import TextToTokens
 from voxtok.tts.trained_voices import TrainedVoices

@@ -9,7 +9,7 @@ from voxtok.manifests.store import TokenStore
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.tokenize.quantizer import Quantizer, check_codes, open_quantizer
-from voxtok.tokenize.tokenizer import read_description, read_parts
+from voxtok.tokenize.tokenizer_folder import read_description, read_parts
 from voxtok.vocoder.features import identity_fingerprint
 
 

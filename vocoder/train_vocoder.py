@@ -148,7 +148,7 @@ def check_hop_samples(wanted: int, sampling_rate: int, found: float, where: str)
 
 
 def _of_store(store: TokenStore, hop_samples: int) -> Corpus:
-    from voxtok.tokenize.tokenizer import read_description
+    from voxtok.tokenize.tokenizer_folder import read_description
 
     sampling_rate = int(read_description(store.folder / "tokenizer")["identity"].get("sampling_rate", 16000))
     check_hop_samples(hop_samples, sampling_rate, sampling_rate / store.frame_rate_hz, str(store.folder))
