@@ -1,7 +1,9 @@
 """`voxtok fit`: cuts -> tokenizer. Features of SSL layers stream into a quantizer, from audio or a bounded cache.
 
 The folder ends with tokenizer.json, codebook.safetensors, health.json and rejected.jsonl. While fitting, work/ holds
-the checkpoints of the quantizer and the cache; a killed job run again goes on there and ends with the same bytes.
+the checkpoints of the quantizer and the cache; a killed job run again goes on there and ends with the same bytes. These
+follow from the machine too: another number of threads or ranks, or another kind of device, adds up in another order, so
+that centroids differ by rounding, and the tokenizer has another fingerprint. Fit once, and pass the folder on.
 """
 
 import hashlib
