@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from tests import command_server
 from tests.tiny_models import save_tiny
 from tests.tiny_vocoder import feature_facts, tiny_config, tiny_vocoder
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
@@ -25,8 +26,8 @@ EGS = Path(__file__).parent.parent / "egs"
 
 
 def run(script: str, *words: str, stages: str = "run.sh", **environment: str) -> str:
-    """Run a recipe with this interpreter's commands first on the PATH."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """Run a recipe with a quick `voxtok` and this interpreter's commands first on the PATH."""
+    path = os.pathsep.join([str(command_server.folder()), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         [str(EGS / script / stages), *words],
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
@@ -90,23 +91,24 @@ def test_folder_of_ones_own_audio_with_a_bad_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2000)
 def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     """All iterations of two steps each on toy speech, and the scores; then again, and nothing is done twice."""
     pytest.importorskip("espeakng_loader")
-    for name, count in (("real", 12), ("test", 3)):
-        write_toy_corpus(tmp_path / name, [3.0 + 0.1 * index for index in range(count)], speakers=6)
+    write_toy_corpus(tmp_path / "real", [1.5 + 0.1 * index for index in range(12)], speakers=6)
+    write_toy_corpus(tmp_path / "read", [1.5 + 0.1 * index for index in range(4)], speakers=1, name="read")
+    write_toy_corpus(tmp_path / "test", [1.5, 1.6], speakers=6)  # of the real ones, as it is with the sample
     environment = {
-        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real", "TEST": "test",
-        "SPLIT": "real", "READ": "real", "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
+        "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real read", "TEST": "test", "SPLIT": "real",
+        "READ": "read", "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
     }  # fmt: skip
     run("mini_hubert", **environment)
-    model = tmp_path / "exp" / "iter8" / "model" / "model.safetensors"
-    table = (tmp_path / "exp" / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()
-    assert len(table) == 7
-    made = model.stat().st_mtime_ns
+    exp = tmp_path / "exp"
+    assert len((exp / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()) == 7
+    assert read_json(exp / "tokenizer_mini" / "tokenizer.json")["vocab_sizes"] == [8]
+    made = {path: path.stat().st_mtime_ns for path in exp.rglob("*.safetensors")}
+    assert len(made) > 16  # the front, eight iterations and the codebooks
     run("mini_hubert", **environment)
-    assert model.stat().st_mtime_ns == made
+    assert {path: path.stat().st_mtime_ns for path in exp.rglob("*.safetensors")} == made
 
 
 @pytest.mark.slow

@@ -31,15 +31,18 @@ def toy_speech(duration_s: float, seed: int) -> tuple[npt.NDArray[np.float32], l
     return np.concatenate(pieces).astype(np.float32), phones
 
 
-def write_toy_corpus(folder: Path, durations_s: Sequence[float], speakers: int = 2) -> Path:
-    """Write wavs and cuts.jsonl.gz with speakers, texts and phone alignments; returns the cuts' path."""
+def write_toy_corpus(folder: Path, durations_s: Sequence[float], speakers: int = 2, name: str = "utt") -> Path:
+    """Write wavs and cuts.jsonl.gz with speakers, texts and phone alignments; returns the cuts' path.
+
+    Utterances are called `name` and a number; those of equal numbers and durations are the same, whatever their names.
+    """
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     cuts = []
     for i, duration_s in enumerate(durations_s):
         samples, phones = toy_speech(duration_s, seed=i)
-        path = folder / "audio" / f"utt{i:03d}.wav"
+        path = folder / "audio" / f"{name}{i:03d}.wav"
         sf.write(path, samples, RATE, subtype="FLOAT")
-        cut = Recording.from_file(path, recording_id=f"utt{i:03d}").to_cut()
+        cut = Recording.from_file(path, recording_id=f"{name}{i:03d}").to_cut()
         text = " ".join(item.symbol for item in phones)
         segment = SupervisionSegment(
             id=cut.id, recording_id=cut.id, start=0, duration=cut.duration, speaker=f"s{i % speakers}", text=text
