@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All 960 h of LibriSpeech to text, by tokens: the recipe of librispeech_100 with more data and a larger network.
 #
-#   NPROC=8 ./asr.sh                   8 GPUs; what ../librispeech_100/run.sh takes is taken here too
+#   NPROC=8 ./asr.sh       8 GPUs; CORPUS, OPTIONS and ASR_OPTIONS as in ../librispeech_100/run.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export EXP=${EXP:-$here/exp/asr} CONF=${CONF:-$here/conf}
