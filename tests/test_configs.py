@@ -36,11 +36,11 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
 
 EXPECTED = {
     "folder": 1,
-    "kathleen": 4,
+    "kathleen": 5,
     "librispeech": 4,
     "librispeech_100": 3,
     "ljspeech": 3,
-    "mini_hubert": 9,
+    "mini_hubert": 10,
     "speechocean": 2,
     "synth": 3,
     "unit_lm": 2,

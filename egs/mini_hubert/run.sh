@@ -70,16 +70,9 @@ if [ "$guided" != 0 ]; then
 fi
 
 if [ "$guided" = 1 ]; then
-    # Iteration 8: phones of real speech too, placed by an aligner that knew its words; none from what the other recipes
-    # keep for tests: the speakers of egs/speechocean's dev and test parts, every 8th sentence of egs/kathleen.
-    split=$(printf ",$data/%s" ${SPLIT:-speechocean_adult_train librispeech_mini})
-    voxtok corpus join --cuts "[${split:1}]" --out "$exp/split.jsonl.gz"
-    voxtok corpus split --cuts "$exp/split.jsonl.gz" --parts train,dev=0.08,test=0.12 --seed 0 --out "$exp/split"
-    voxtok corpus join --cuts "[$data/${READ:-kathleen}]" --out "$exp/read_all.jsonl.gz"
-    gzip -dc "$exp/read_all.jsonl.gz" | awk 'NR % 8 != 4' | gzip -n > "$exp/read.jsonl.gz"
-    voxtok corpus join --cuts "[$exp/split/cuts_train.jsonl.gz,$exp/read.jsonl.gz]" --without "$data/$test" \
-        --without-others --out "$exp/aligned.jsonl.gz"
-    voxtok label --of phones --cuts "$exp/aligned.jsonl.gz" --out "$exp/phones_real"
+    # Iteration 8: phones of real speech too, placed by an aligner that knew its words; none of what recipes test on.
+    DATA=$data TEST=$test "$here/transcribed.sh" "$exp/transcribed"
+    voxtok label --of phones --cuts "$exp/transcribed/train.jsonl.gz" --out "$exp/phones_real"
     iterate 8 "$exp/pauses" "$exp/phones,$exp/phones_real"
     last=8
 fi
