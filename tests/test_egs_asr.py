@@ -10,6 +10,7 @@ from tests.test_egs import run
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer, tree
+from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.files import read_json
 
 WORDS = "THE CAT SAT ON A MAT AND ATE FISH".split()
@@ -89,6 +90,22 @@ def test_tokens_against_logmel_in_miniature(tmp_path: Path) -> None:
     )
     for kind in ("tokens", "logmel"):
         assert read_json(tmp_path / "exp" / f"test_{kind}" / "score.json")
+
+
+@pytest.mark.slow
+def test_a_recognizer_to_judge_by_in_miniature(tmp_path: Path) -> None:
+    """kathleen's recognizer of two updates: it hears no test utterance, and no 8th sentence, in training."""
+    write_toy_corpus(tmp_path / "many", [1.0 + 0.05 * index for index in range(20)], speakers=10)
+    write_toy_corpus(tmp_path / "test", [1.0 + 0.05 * index for index in range(3)])  # the first three of `many`
+    write_toy_corpus(tmp_path / "one", [1.1 + 0.05 * index for index in range(8)], speakers=1, name="one")
+    toy_tokenizer(upstream="mini", layer=1).save(tmp_path / "tokenizer")
+    environment = {"DATA": str(tmp_path), "SPLIT": "many", "READ": "one", "TEST": "test", "STEPS": "2"}
+    run("kathleen", stages="asr.sh", EXP=str(tmp_path), TOKENIZER=str(tmp_path / "tokenizer"), **environment)
+    heard = {cut.id for cut in load_cuts(tmp_path / "asr" / "cuts" / "train.jsonl.gz")}
+    read = [cut.id for cut in load_cuts(tmp_path / "one")]
+    assert heard.isdisjoint(cut.id for cut in load_cuts(tmp_path / "test"))
+    assert heard & set(read) == set(read) - {read[3]}
+    assert read_json(tmp_path / "asr" / "test" / "score.json")["utterances"] == 3
 
 
 @pytest.mark.slow
