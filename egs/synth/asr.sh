@@ -49,7 +49,7 @@ train() {
     voxtok decode-asr --model "$exp/$name" --data "[$exp/tokens/test]" --search.method ctc-greedy \
         --out "$exp/$name/test_greedy"
     voxtok decode-asr --model "$exp/$name" --data "[$exp/tokens/test]" --search.method graph \
-        --search.graph "$exp/graph" --search.lm-weight "${LM_WEIGHT:-0.5}" --out "$exp/$name/test_graph"
+        --search.graph "$exp/graph" --search.lm-weight "${LM_WEIGHT:-0.9}" --out "$exp/$name/test_graph"
 }
 
 train recognizer
