@@ -9,20 +9,22 @@ Each column of a step has an embedding table and a head of its own; the embeddin
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
-from transformers.cache_utils import DynamicCache
 
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
 from voxtok.runtime.files import read_description, write_bytes, write_json
 from voxtok.tts.layout import Layout
+
+if TYPE_CHECKING:  # Llama takes seconds to import, which commands without a language model need not wait for
+    from transformers import LlamaModel
+    from transformers.cache_utils import DynamicCache
 
 FORMAT = "voxtok-lm"
 VERSION = 1
@@ -58,9 +60,11 @@ class LmShape:
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout is a share: from 0 to below 1")
 
-    def llama(self) -> LlamaConfig:
-        """The same for transformers; tables and heads are the columns' own."""
-        return LlamaConfig(
+    def llama(self) -> "LlamaModel":
+        """The same of transformers, new; tables and heads are the columns' own."""
+        from transformers import LlamaConfig, LlamaModel
+
+        config = LlamaConfig(
             vocab_size=1,
             hidden_size=self.width,
             intermediate_size=self.feed_forward,
@@ -73,6 +77,7 @@ class LmShape:
             bos_token_id=None,
             eos_token_id=None,
         )
+        return LlamaModel(config)
 
 
 class UnitLm(nn.Module):
@@ -95,7 +100,7 @@ class UnitLm(nn.Module):
         sizes[0] += symbols
         self.tables = nn.ModuleList([nn.Embedding(size, shape.width) for size in sizes])
         self.dropout = nn.Dropout(shape.dropout)
-        self.body = LlamaModel(shape.llama())
+        self.body = shape.llama()
         self.body.set_input_embeddings(nn.Identity())  # the tables above take its place
         self.heads = nn.ModuleList([nn.Linear(shape.width, size, bias=False) for size in sizes])
         for module in (*self.tables, *self.heads):
@@ -116,7 +121,7 @@ class UnitLm(nn.Module):
         steps: torch.Tensor,
         positions: torch.Tensor,
         mask: torch.Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: "DynamicCache | None" = None,
     ) -> tuple[torch.Tensor, ...]:
         """Logits of what follows each step, (B, T, values) float32 for each column.
 

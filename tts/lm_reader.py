@@ -1,12 +1,15 @@
 """Reading with a unit language model: utterances of different lengths side by side, a step more at a time."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformers.cache_utils import DynamicCache
 
 from voxtok.tts.layout import Steps
 from voxtok.tts.lm import UnitLm
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import DynamicCache
 
 
 class Reader:
@@ -25,6 +28,8 @@ class Reader:
             steps[i, longest - len(row) :] = torch.from_numpy(row)
             mask[i, longest - len(row) :] = 1
         self._steps, self._mask = steps.to(self._lm.device), mask.to(self._lm.device)
+        from transformers.cache_utils import DynamicCache
+
         self._cache = DynamicCache(config=self._lm.body.config) if self._use_cache else None
         return self._read(self._steps)
 
