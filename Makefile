@@ -1,4 +1,5 @@
 # `make demo` and `make test` set everything up themselves: python3 >= 3.11 with venv, and make, are all they need.
+# `make demo SAY="A sentence of yours."` says it.
 
 PYTHON ?= python3
 VENV := .venv

@@ -98,9 +98,8 @@ def test_a_recognizer_to_judge_by_in_miniature(tmp_path: Path) -> None:
     write_toy_corpus(tmp_path / "many", [1.0 + 0.05 * index for index in range(20)], speakers=10)
     write_toy_corpus(tmp_path / "test", [1.0 + 0.05 * index for index in range(3)])  # the first three of `many`
     write_toy_corpus(tmp_path / "one", [1.1 + 0.05 * index for index in range(8)], speakers=1, name="one")
-    toy_tokenizer(upstream="mini", layer=1).save(tmp_path / "tokenizer")
     environment = {"DATA": str(tmp_path), "SPLIT": "many", "READ": "one", "TEST": "test", "STEPS": "2"}
-    run("kathleen", stages="asr.sh", EXP=str(tmp_path), TOKENIZER=str(tmp_path / "tokenizer"), **environment)
+    run("kathleen", stages="asr.sh", EXP=str(tmp_path), **environment)
     heard = {cut.id for cut in load_cuts(tmp_path / "asr" / "cuts" / "train.jsonl.gz")}
     read = [cut.id for cut in load_cuts(tmp_path / "one")]
     assert heard.isdisjoint(cut.id for cut in load_cuts(tmp_path / "test"))

@@ -41,11 +41,14 @@ if [ -n "${VOICE:-}" ]; then
     voxtok tts-quality --said "$exp/said_voice" --voices "[$VOICE,$exp/train.jsonl.gz]" --out "$exp/quality_voice.json"
 fi
 
-# What a recognizer, by the tokenizer in its folder, hears in the recordings, in their tokens and in what was said.
+# What a recognizer hears in the recordings, in their tokens and in what was said; one of tokens has their tokenizer.
 hear() {
-    voxtok encode --tokenizer "$ASR/tokenizers/0" --cuts "$2" --out "$exp/heard/$1/tokens"
-    voxtok decode-asr --model "$ASR" --data "[$exp/heard/$1/tokens]" --search.method ctc-greedy \
-        --out "$exp/heard/$1/text"
+    local data=$2
+    if [ -d "$ASR/tokenizers/0" ]; then
+        data=$exp/heard/$1/tokens
+        voxtok encode --tokenizer "$ASR/tokenizers/0" --cuts "$2" --out "$data"
+    fi
+    voxtok decode-asr --model "$ASR" --data "[$data]" --search.method ctc-greedy --out "$exp/heard/$1/text"
 }
 if [ -n "${ASR:-}" ]; then
     hear recorded "$exp/test.jsonl.gz"

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # The demo, no downloads: a synthetic corpus -> codebook -> tokens -> quality; tokens -> text; tokens -> speech, and voices.
 # Run it again after a stop: it goes on.
+#
+#   ./run.sh                                 the whole demo
+#   SAY="What a fine day it is." ./run.sh    it says this sentence; from the root: make demo SAY="What a fine day it is."
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
+say=${SAY:-Speech becomes tokens, and tokens become speech again.}
 
 # Corpora: 20 voices to fit on, and 8 others, that say other sentences, to judge by.
 voxtok corpus synth --out "$exp/train" --speakers 20 --utterances 20 --seed 0
@@ -35,6 +39,10 @@ voxtok pool --reference "$exp/train/cuts.jsonl.gz" --speaker synth-s014 --upstre
 voxtok convert --source "$exp/originals.jsonl.gz" --reference "$exp/voice" --vocoder mini --name synth-s014 \
     --out "$exp/converted"
 
+# Text to speech: the sentence of yours.
+printf '%s\n' "$say" > "$exp/sentence.txt"
+voxtok say mini --texts "$exp/sentence.txt" --out "$exp/said"
+
 # Quality of speech: a page to listen to.
 voxtok vocoder-quality --reference "$exp/originals.jsonl.gz" --synthetic "$exp/resynthesized" --aligned true \
-    --tokenizer mini --shown "[$exp/converted]" --out "$exp/report"
+    --tokenizer mini --shown "[$exp/converted,$exp/said]" --out "$exp/report"
