@@ -143,7 +143,7 @@ def timed(run: Callable[[], Ints]) -> tuple[Ints, float]:
 
 def as_llama(lm: UnitLm) -> Any:
     """The same weights in transformers' own model."""
-    config = lm.shape.llama().config
+    config = lm.shape.llama()
     config.vocab_size = VOCAB_SIZE + 1
     model = LlamaForCausalLM(config).eval()
     state = {f"model.{name.removeprefix('body.')}": kept for name, kept in lm.state_dict().items() if "body" in name}

@@ -51,7 +51,7 @@ def test_logits_and_perplexity_equal_the_loops(pattern: PatternName) -> None:
 
 def test_one_stream_is_the_llama_of_transformers() -> None:
     lm = toy_lm(toy_layout())
-    config = lm.shape.llama().config
+    config = lm.shape.llama()
     config.vocab_size = 8
     peer = LlamaForCausalLM(config).eval()
     state = {

@@ -23,7 +23,7 @@ from voxtok.runtime.files import read_description, write_bytes, write_json
 from voxtok.tts.layout import Layout
 
 if TYPE_CHECKING:  # Llama takes seconds to import, which commands without a language model need not wait for
-    from transformers import LlamaModel
+    from transformers import LlamaConfig
     from transformers.cache_utils import DynamicCache
 
 FORMAT = "voxtok-lm"
@@ -60,11 +60,11 @@ class LmShape:
         if not 0 <= self.dropout < 1:
             raise ConfigError("model.dropout is a share: from 0 to below 1")
 
-    def llama(self) -> "LlamaModel":
-        """The same of transformers, new; tables and heads are the columns' own."""
-        from transformers import LlamaConfig, LlamaModel
+    def llama(self) -> "LlamaConfig":
+        """The same for transformers; tables and heads are the columns' own."""
+        from transformers import LlamaConfig
 
-        config = LlamaConfig(
+        return LlamaConfig(
             vocab_size=1,
             hidden_size=self.width,
             intermediate_size=self.feed_forward,
@@ -77,7 +77,6 @@ class LmShape:
             bos_token_id=None,
             eos_token_id=None,
         )
-        return LlamaModel(config)
 
 
 class UnitLm(nn.Module):
@@ -94,13 +93,15 @@ class UnitLm(nn.Module):
     """
 
     def __init__(self, shape: LmShape, layout: Layout, symbols: int = 0) -> None:
+        from transformers import LlamaModel
+
         super().__init__()
         self.shape, self.layout, self.symbols = shape, layout, symbols
         sizes = [boundary + 1 for boundary in layout.boundaries]
         sizes[0] += symbols
         self.tables = nn.ModuleList([nn.Embedding(size, shape.width) for size in sizes])
         self.dropout = nn.Dropout(shape.dropout)
-        self.body = shape.llama()
+        self.body = LlamaModel(shape.llama())
         self.body.set_input_embeddings(nn.Identity())  # the tables above take its place
         self.heads = nn.ModuleList([nn.Linear(shape.width, size, bias=False) for size in sizes])
         for module in (*self.tables, *self.heads):
@@ -115,6 +116,12 @@ class UnitLm(nn.Module):
     def fingerprint(self) -> str:
         """Of the tokenizer whose tokens it reads and writes."""
         return self.layout.fingerprint
+
+    def empty_cache(self) -> "DynamicCache":
+        """Keys and values of no step yet, for `forward` to keep those of the steps that it reads."""
+        from transformers.cache_utils import DynamicCache
+
+        return DynamicCache(config=self.body.config)
 
     def forward(
         self,

@@ -1,15 +1,11 @@
 """Reading with a unit language model: utterances of different lengths side by side, a step more at a time."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from voxtok.tts.layout import Steps
 from voxtok.tts.lm import UnitLm
-
-if TYPE_CHECKING:
-    from transformers.cache_utils import DynamicCache
 
 
 class Reader:
@@ -17,7 +13,6 @@ class Reader:
 
     def __init__(self, lm: UnitLm, use_cache: bool) -> None:
         self._lm, self._use_cache = lm, use_cache
-        self._cache: DynamicCache | None = None
 
     def begin(self, rows: Sequence[Steps]) -> tuple[torch.Tensor, ...]:
         """(B, values) logits of each column after each row of steps."""
@@ -28,9 +23,7 @@ class Reader:
             steps[i, longest - len(row) :] = torch.from_numpy(row)
             mask[i, longest - len(row) :] = 1
         self._steps, self._mask = steps.to(self._lm.device), mask.to(self._lm.device)
-        from transformers.cache_utils import DynamicCache
-
-        self._cache = DynamicCache(config=self._lm.body.config) if self._use_cache else None
+        self._cache = self._lm.empty_cache() if self._use_cache else None
         return self._read(self._steps)
 
     def go_on(self, added: Steps, staying: Sequence[int]) -> tuple[torch.Tensor, ...]:
