@@ -140,6 +140,19 @@ def test_two_ranks_equal_one(stores: tuple[str, str], tmp_path: Path) -> None:
     assert all(torch.allclose(a, two[name], atol=2e-3) for name, a in weights(one).items())
 
 
+def test_a_rank_may_have_no_crop_of_a_batch(stores: tuple[str, str], tmp_path: Path) -> None:
+    """Batches of one crop: nothing is left for the second rank."""
+    crops = CropConfig(batch_s=1.5, crop_s=1.5, mask_share=0.8, mask_frames=5)
+    one = config(stores, tmp_path / "one", steps=3, crops=crops)
+    pretrain(one)
+    program = f"""
+crops = {crops!r}
+pretrain(config(stores, out, steps=3, crops=crops), ranks)
+"""
+    _on_two_ranks(program, tmp_path / "two", stores)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
 def test_two_ranks_resumed_are_two_ranks_uninterrupted(stores: tuple[str, str], tmp_path: Path) -> None:
     """Each rank draws its own dropout; after a resume, rank 1 must not draw that of rank 0."""
     program = """

@@ -87,6 +87,8 @@ def teacher_frames(
         layers: of the teacher.
         centres: (F,) samples at which the student's frames are centred.
     """
+    if not len(waveforms):  # a rank without a crop of a small batch
+        return [waveforms.new_zeros(0, len(centres), teacher.width) for _ in layers]
     lengths = torch.full((len(waveforms),), waveforms.shape[1], device=waveforms.device)
     with torch.no_grad():
         features, frames = teacher.extract(waveforms, lengths, layers)

@@ -140,12 +140,14 @@ def hidden_frames(
 
     Block 0 alone is the projected front, without masks, positions and anything above.
     """
+    num_frames = architecture_of(model).num_frames(waveforms.shape[1])
+    if not len(waveforms):  # a rank without a crop of a small batch; attention takes no empty batches
+        return [waveforms.new_zeros(0, num_frames, model.config.hidden_size) for _ in blocks]
     if tuple(blocks) == (0,):
         features = model.feature_projection(model.feature_extractor(waveforms).transpose(1, 2))
         return [features[0] if isinstance(features, tuple) else features]
     if mask is None:  # else transformers draws a mask of its own while training
-        frames = architecture_of(model).num_frames(waveforms.shape[1])
-        mask = torch.zeros(len(waveforms), frames, dtype=torch.bool, device=waveforms.device)
+        mask = torch.zeros(len(waveforms), num_frames, dtype=torch.bool, device=waveforms.device)
     last = model.config.num_hidden_layers
     output = model(waveforms, mask_time_indices=mask, output_hidden_states=tuple(blocks) != (last,))
     return [output.last_hidden_state if block == last else output.hidden_states[block] for block in blocks]
