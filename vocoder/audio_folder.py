@@ -3,11 +3,10 @@
 audio/               one .wav an utterance, 16 bit
 cuts.jsonl.gz        Lhotse cuts of them, in the order of their sources, with the sources' texts and speakers
 rejected.jsonl       what could not be made, and why
-progress/            one line an utterance that is done, with the hash of what it was made of; a file for each rank
+progress/            one .json an utterance that is done, with the hash of what it was made of
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from lhotse.utils import fastcopy
 from voxtok.manifests.cuts import save_cuts
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio
-from voxtok.runtime.files import atomic, write_bytes, write_jsonl
+from voxtok.runtime.files import atomic, read_json, write_json, write_jsonl
 
 Samples = npt.NDArray[np.float32]
 
@@ -70,36 +69,39 @@ class AudioFolder:
     def __init__(self, folder: Path | str, orders: Sequence[Order], refused: Sequence[BadAudio], ranks: Ranks) -> None:
         self.folder = Path(folder)
         self._orders, self._refused, self._ranks = orders, refused, ranks
-        self._progress = self.folder / "progress" / f"{ranks.rank:05d}.jsonl"
-        self._done = {row["id"]: row for row in self._lines()}
 
     def open_orders(self) -> list[Order]:
-        """This rank's orders that are not done."""
+        """This rank's orders that are not done; where there are any, the manifest of before is removed."""
         mine = self._orders[self._ranks.rank :: self._ranks.world_size]
-        return [order for order in mine if not self._is_done(order)]
+        found = [order for order in mine if self._row(order) is None]
+        if found:
+            (self.folder / "cuts.jsonl.gz").unlink(missing_ok=True)
+        return found
 
     def add(self, order: Order, made: Samples | BadAudio, sampling_rate: int) -> None:
         """Note the result of an order: its waveform, or why there is none."""
-        row: dict[str, Any] = {"id": order.source.id, "inputs": order.inputs}
+        note, path = self._note(order.source.id), self.path(order.source.id)
+        for stale in (note, path):  # in this order: a kill leaves no waveform beside the note of another
+            stale.unlink(missing_ok=True)
+        row: dict[str, Any] = {"inputs": order.inputs}
         if isinstance(made, BadAudio):
             row["rejected"] = made.row()
         else:
-            write_wav(self.path(order.source.id), made, sampling_rate)
+            write_wav(path, made, sampling_rate)
             row["cut"] = self._cut(order, len(made), sampling_rate).to_dict()
-        self._done[order.source.id] = row
-        self._progress.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._progress, "ab") as file:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        write_json(note, row)
 
     def finish(self) -> dict[str, int] | None:
         """Once every order is done, write the manifest; None while other ranks still have some to do.
 
         Any rank may call it and several may at once: all of them write the same bytes.
         """
-        self._done = {row["id"]: row for row in self._lines()}
-        if not all(self._is_done(order) for order in self._orders):
-            return None
-        rows = [self._done[order.source.id] for order in self._orders]
+        rows = []
+        for order in self._orders:
+            row = self._row(order)
+            if row is None:
+                return None
+            rows.append(row)
         cuts = [deserialize_item(row["cut"]) for row in rows if "cut" in row]
         rejected = [error.row() for error in self._refused] + [row["rejected"] for row in rows if "rejected" in row]
         save_cuts(self.folder / "cuts.jsonl.gz", cuts)
@@ -108,23 +110,19 @@ class AudioFolder:
 
     def path(self, source_id: str) -> Path:
         """Where the waveform of a source is written; names stay below the folder whatever the id."""
-        return self.folder / "audio" / f"{quote(source_id, safe=' +,;=@()')}.wav"
+        return self.folder / "audio" / f"{_name(source_id)}.wav"
 
-    def _is_done(self, order: Order) -> bool:
-        row = self._done.get(order.source.id)
-        if row is None or row["inputs"] != order.inputs:
-            return False
-        return "rejected" in row or self.path(order.source.id).exists()
+    def _note(self, source_id: str) -> Path:
+        return self.folder / "progress" / f"{_name(source_id)}.json"
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        """What all ranks have done, the latest last; a line that a kill cut short does not count."""
-        for path in sorted((self.folder / "progress").glob("*.jsonl")):
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content and path == self._progress:
-                write_bytes(path, whole)
-            for line in whole.splitlines():
-                yield json.loads(line)
+    def _row(self, order: Order) -> dict[str, Any] | None:
+        """What `add` noted of an order; None where it is not done."""
+        try:
+            row: dict[str, Any] = read_json(self._note(order.source.id))
+        except FileNotFoundError:
+            return None
+        whole = "rejected" in row or self.path(order.source.id).exists()
+        return row if whole and row["inputs"] == order.inputs else None
 
     def _cut(self, order: Order, num_samples: int, sampling_rate: int) -> Cut:
         source, duration_s = order.source, num_samples / sampling_rate
@@ -143,3 +141,7 @@ class AudioFolder:
             if one.start < duration_s
         ]
         return cut
+
+
+def _name(source_id: str) -> str:
+    return quote(source_id, safe=" +,;=@()")
