@@ -46,3 +46,14 @@ def test_a_manifest_of_before_goes_as_soon_as_there_is_something_to_make(tmp_pat
     folder.add(orders[0], BadAudio("utt0", "empty", "no tokens"), RATE)
     assert not folder.path("utt0").exists()  # nor does its waveform of before stay
     assert folder.finish() == {"utterances": 0, "rejected": 1}
+
+
+def test_long_ids_have_files_of_their_own(tmp_path: Path) -> None:
+    """A Chinese character takes 9 bytes of a quoted name: these have 360."""
+    orders = [Order(MonoCut("\u8a9e" * 39 + end, 0, 1, 0), "x", None) for end in "\u4e00\u4e8c"]
+    folder = AudioFolder(tmp_path, orders, [], Ranks())
+    for order in folder.open_orders():
+        folder.add(order, np.zeros(RATE, dtype=np.float32), RATE)
+    assert folder.finish() == {"utterances": 2, "rejected": 0}
+    assert len(list((tmp_path / "audio").iterdir())) == 2
+    assert [cut.id for cut in load_cuts(tmp_path)] == [order.source.id for order in orders]

@@ -24,9 +24,12 @@ from lhotse.utils import fastcopy
 from voxtok.manifests.cuts import save_cuts
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio
-from voxtok.runtime.files import atomic, read_json, write_json, write_jsonl
+from voxtok.runtime.files import atomic, read_json, sha256, write_json, write_jsonl
 
 Samples = npt.NDArray[np.float32]
+
+MAX_NAME_BYTES = 200
+"""Of an id in a file's name: file systems take 255 with what is put around it, and a letter may take 9."""
 
 
 @dataclass(frozen=True)
@@ -144,4 +147,6 @@ class AudioFolder:
 
 
 def _name(source_id: str) -> str:
-    return quote(source_id, safe=" +,;=@()")
+    """An id as a file's name; a long one, by its beginning and hash."""
+    name = quote(source_id, safe=" +,;=@()")
+    return name if len(name) <= MAX_NAME_BYTES else f"{name[: MAX_NAME_BYTES - 17]}-{sha256(source_id)[:16]}"
