@@ -124,6 +124,15 @@ def test_queries_of_the_pool_find_themselves() -> None:
     assert torch.equal(matcher.match(pool, 1, "uniform"), pool)
 
 
+@pytest.mark.parametrize("without", [(0, 20), (3, 40), (40, 64)])
+def test_rows_that_are_left_out_may_be_a_whole_chunk(without: tuple[int, int]) -> None:
+    """1 MB cuts the pool into chunks of 16 frames."""
+    pool = frames_like_speech(64, 1024, 0)
+    left = [i for i in range(64) if not without[0] <= i < without[1]]
+    found = Matcher(pool, device=CPU, max_mb=1).nearest(pool[:20], 4, without=without)
+    assert torch.equal(found.indices, torch.tensor(left)[full(pool[:20], pool[left], 4)])
+
+
 def test_weights_are_inverse_distances() -> None:
     """Similarities 0.9 and 0.6 are distances 0.1 and 0.4: weights 10 and 2.5, or 0.8 and 0.2."""
     frames = torch.tensor([[[1.0], [6.0]]])

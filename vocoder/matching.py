@@ -245,7 +245,8 @@ class _Pairs:
         """The k-th score of each row (num_rows,) of ordered pairs; -inf where a row has fewer."""
         counts = torch.bincount(self.rows, minlength=num_rows)
         last = counts.cumsum(0) - counts + k - 1
-        found = self.scores[last.clamp(max=len(self.scores) - 1)]  # (num_rows,)
+        scores = torch.nn.functional.pad(self.scores, (0, 1))  # there may be none at all
+        found = scores[last.clamp(max=len(self.scores))]  # (num_rows,)
         return found.masked_fill(counts < k, -torch.inf)
 
     def reaching(self, floor: torch.Tensor) -> "_Pairs":
