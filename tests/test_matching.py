@@ -1,5 +1,7 @@
 """Matching: the full computation's neighbours, whatever the blocks, the memory and the products' number format."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,13 @@ def test_equal_frames_in_thousands_are_taken_in_their_order_in_bounded_memory() 
         found = matcher.nearest(queries, 4)
     assert found.indices.tolist() == [[0, 1, 2, 3]] * 60
     assert max(sizes) * matching.BYTES_A_PAIR < 1e6
+
+
+def test_cuda_adds_up_in_float32() -> None:
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    with suppress(AssertionError, RuntimeError):  # where there is no CUDA
+        Matcher(torch.ones(1, 1), device=torch.device("cuda"))
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
 
 
 def test_half_precision_pools_and_a_memory_map() -> None:

@@ -66,6 +66,8 @@ class Matcher:
         self.device = device
         fast = device.type == "cuda" or (device.type == "cpu" and has_fast_bfloat16())
         self._dtype = torch.bfloat16 if fast else torch.float32
+        if device.type == "cuda":  # torch's default may add up in bfloat16, beyond the bound
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self._share = int(max_mb * 1e6) // 6  # of the memory, for each of chunk, block and pairs; half is for a copy
         self._chunk = min(max(self._share // (pool.shape[1] * BYTES_A_VALUE), 16), MAX_CHUNK)
         self._norms = torch.cat([self._norms_of(part, i) for i, part in self._chunks()])
