@@ -65,9 +65,9 @@ class Ranks:
         return tensor
 
     def barrier(self) -> None:
-        """Wait for every rank."""
+        """Wait for every rank; over the CPU, as ranks on it may be more than CUDA devices."""
         if self.connected:
-            dist.barrier()
+            dist.all_reduce(torch.zeros(1))
 
 
 def ranks_from_environment() -> Ranks:
@@ -95,7 +95,7 @@ def connected_ranks() -> Iterator[Ranks]:
         return
     if "MASTER_ADDR" not in os.environ:
         raise ConfigError("WORLD_SIZE is set, but there is no MASTER_ADDR: start the ranks with torchrun")
-    if torch.cuda.is_available():
+    if int(os.environ.get("LOCAL_RANK", "0")) < torch.cuda.device_count():
         torch.cuda.set_device(local_device())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # Ranks wait for each other's whole extraction pass: the default of 10 minutes would end real fits.
@@ -119,13 +119,15 @@ def local_device() -> torch.device:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is this rank's CUDA device where there is one, else the CPU; any other name is torch's.
+    """`cuda` is this rank's CUDA device; `auto` too where there is one, else the CPU; any other name is torch's.
 
     Raises:
         ConfigError: torch does not know the device, or this machine has none of its kind.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return local_device()
     if name == "auto":
-        return local_device() if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

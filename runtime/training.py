@@ -96,6 +96,8 @@ def prefetched(recipes: Iterator[Callable[[], T]], threads: int) -> Iterator[T]:
                 waiting.append(pool.submit(recipe))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()

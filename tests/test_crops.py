@@ -1,5 +1,6 @@
 """Training batches: what is in a crop, and that it depends on the seed alone."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.training import prefetched
 from voxtok.tokenize.architecture import Architecture
-from voxtok.tokenize.crops import Corpus, CropConfig, batches, load_corpus, plan_epoch, targets_of
+from voxtok.tokenize.crops import Corpus, CropConfig, batches, load_corpus, plan_epoch, read_utterances, targets_of
 from voxtok.tokenize.disguise import (
     Disguise,
     borrow_channel,
@@ -107,6 +108,12 @@ def test_batches_do_not_depend_on_ranks_workers_or_where_one_begins(corpus: Corp
     assert other.waveforms.shape != first[0].waveforms.shape or not torch.equal(other.waveforms, first[0].waveforms)
 
 
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 2, 20])
+def test_what_is_prepared_ahead_is_all_used(count: int, threads: int) -> None:
+    assert list(prefetched((partial(int, i) for i in range(count)), threads)) == list(range(count))
+
+
 @given(st.lists(st.integers(1000, 60000), min_size=1, max_size=40), st.integers(0, 5))
 def test_an_epoch_has_every_utterance_once_in_batches_of_bounded_size(lengths: list[int], epoch: int) -> None:
     config = crops(Disguise())
@@ -115,6 +122,24 @@ def test_an_epoch_has_every_utterance_once_in_batches_of_bounded_size(lengths: l
     for batch in plan:
         length = min(config.crop_s * RATE, *(lengths[item] for item in batch))  # all are cut to the shortest
         assert len(batch) == 1 or len(batch) * length <= config.batch_s * RATE / 0.95
+
+
+def test_one_short_utterance_does_not_shorten_the_others() -> None:
+    config = crops(Disguise())
+    whole = round(config.crop_s * RATE)
+    plan = plan_epoch([round(0.5 * RATE), *[whole] * 40], config, 0, 0)
+    assert [0] in plan
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_the_shortest_and_what_cannot_be_read_are_left_out(
+    memory_gb: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuts = list(load_cuts(write_toy_corpus(tmp_path, [0.4, 0.6, 0.7])))
+    next((tmp_path / "audio").glob(f"*{cuts[1].id}*")).unlink()
+    found = read_utterances(((cut, ()) for cut in cuts), memory_gb)
+    assert [utterance.cut.id for utterance in found] == [cuts[2].id]
+    assert [cut.id in caplog.text for cut in cuts] == [True, True, False]
 
 
 def test_targets_follow_the_speed() -> None:

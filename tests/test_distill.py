@@ -63,6 +63,22 @@ def test_teacher_frames_are_those_under_the_students_centres() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_a_rank_without_a_crop_has_no_teacher_frames() -> None:
+    teacher = load_filterbank("logmel", torch.device("cpu"))
+    (found,) = teacher_frames(teacher, torch.zeros(0, 4000), [0], torch.tensor([200.0, 520.0]))
+    assert found.shape == (0, 2, 80)
+
+
+def test_a_teacher_keeps_its_dtype_in_bfloat16_training(tmp_path: Path) -> None:
+    teacher = load_upstream(str(save_tiny("hubert-large", tmp_path)), device="cpu")
+    waveforms = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    centres = torch.tensor([200.0, 520.0])
+    (expected,) = teacher_frames(teacher, waveforms, [1], centres)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = teacher_frames(teacher, waveforms, [1], centres)
+    assert torch.equal(found, expected)
+
+
 def test_impossible_layers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="block must be within"):
         config(tmp_path, "mfcc", (0,), block=3)

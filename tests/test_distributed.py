@@ -37,3 +37,14 @@ def test_devices_are_checked() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="'cuda' cannot be used"):
             pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_every_local_rank_has_a_device_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert pick_device(name) == torch.device("cuda", 3)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(ConfigError, match="no device of its own"):
+        pick_device(name)

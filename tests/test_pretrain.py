@@ -1,11 +1,13 @@
 """Masked-prediction training: it learns, a resumed run is the uninterrupted one, two ranks are one."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +16,14 @@ from transformers import HubertModel
 from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.errors import ConfigError, CorruptFile, VoxtokError
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.crops import CropConfig
 from voxtok.tokenize.disguise import Disguise
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.heads import Heads, load_heads
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.pretrain import PretrainConfig, pretrain
+from voxtok.tokenize.pretrain import PretrainConfig, masked_prediction, pretrain
 from voxtok.tokenize.student import Shape
 from voxtok.tokenize.train import TrainConfig
 
@@ -98,9 +100,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             pretrain(stopped)
     assert len(losses(tmp_path / "stopped")) == 5  # one more than the checkpoint of step 4
-    resumed = pretrain(stopped)
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
-    assert all(torch.equal(a, weights(resumed)[name]) for name, a in weights(whole).items())
+    for _ in range(2):
+        resumed = pretrain(stopped)
+        assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+        assert all(torch.equal(a, weights(resumed)[name]) for name, a in weights(whole).items())
+        (tmp_path / "stopped" / "done.json").unlink()  # as if killed after the last checkpoint
 
 
 def stops_after(steps: int) -> type:
@@ -188,6 +192,19 @@ with connected_ranks() as ranks:
         cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_finite_ends_training_before_it_is_kept(
+    stores: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infinite(*arguments: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        terms = masked_prediction(*arguments)
+        return terms | {"loss": (terms["loss"][0] * math.inf, terms["loss"][1])}
+
+    monkeypatch.setattr("voxtok.tokenize.pretrain.masked_prediction", infinite)
+    with pytest.raises(VoxtokError, match="not finite in step 1"):
+        pretrain(config(stores, tmp_path))
+    assert not (tmp_path / "training.pt").exists()
 
 
 def test_the_front_can_be_frozen(stores: tuple[str, str], tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(store: str, tmp_path: Path, monk
         train_lm(config(store, tmp_path / "killed"))
     monkeypatch.setattr(module, "update", update)
     train_lm(config(store, tmp_path / "killed"))
+    (tmp_path / "killed" / "done.json").unlink()  # as if killed after the last checkpoint
+    train_lm(config(store, tmp_path / "killed"))
     whole, resumed = metrics(tmp_path / "whole"), metrics(tmp_path / "killed")
     assert resumed == whole
     assert [row["step"] for row in whole] == [1, 2, 2, 3, 4, 4, 5, 6, 6]

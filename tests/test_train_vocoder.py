@@ -83,6 +83,10 @@ def test_tokens_of_a_store(corpus: Path, tmp_path: Path) -> None:
     assert {"durations", "discriminator", "features"} <= rows[-1].keys() | rows[-2].keys()
     assert any("heldout_mel" in row for row in rows)
     assert train_vocoder(told) == folder  # done already
+    before = losses(tmp_path / "out")
+    (tmp_path / "out" / "done.json").unlink()  # as if killed after the last checkpoint
+    train_vocoder(told)
+    assert losses(tmp_path / "out") == before
 
 
 def test_features_and_tokens_of_a_tokenizer_with_measured_speakers(corpus: Path, tmp_path: Path) -> None:

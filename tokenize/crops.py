@@ -26,6 +26,8 @@ from voxtok.tokenize.masking import span_mask
 RATE = 16000
 CENTRE_SAMPLES = 200  # frame i of a store is centred at i * hop + 200: MFCC and the wav2vec 2.0 front see 400 samples
 UNKNOWN = -1  # the target of a frame that a label store has nothing about; losses pass over it
+SHORTEST_S = 0.5  # an utterance; crops of a batch are as long as the shortest
+LONGER = 1.25  # utterances in a batch, at most, than its shortest
 EPSILON = 1e-7  # of waveform normalisation, as Hugging Face's preprocessor has it
 
 Int16 = npt.NDArray[np.int16]
@@ -161,6 +163,8 @@ def load_corpus(stores: Sequence[TokenStore], labels: Sequence[TokenStore], memo
 def read_utterances(cuts: Iterable[tuple[Cut, tuple[Codes, ...]]], memory_gb: float) -> list[Utterance]:
     """Cuts and their codes, with the audio in memory as far as `memory_gb` goes; the rest stays on disk.
 
+    What is shorter than SHORTEST_S or cannot be read is left out, with a warning.
+
     Raises:
         ConfigError: there is none, or none that can be read.
     """
@@ -180,9 +184,17 @@ def read_utterances(cuts: Iterable[tuple[Cut, tuple[Codes, ...]]], memory_gb: fl
 
 
 def read_utterance(cut: Cut, codes: tuple[Codes, ...], *, keep: bool) -> Utterance:
-    """One utterance, its samples in memory as 16-bit integers if `keep`."""
+    """One utterance, its samples in memory as 16-bit integers if `keep`.
+
+    Raises:
+        BadAudio: it is shorter than SHORTEST_S, or cannot be read; of one that is not kept the end is tried.
+    """
+    if cut.duration < SHORTEST_S:
+        raise BadAudio(cut.id, "too short", f"{cut.duration:.2f} s, training needs {SHORTEST_S} s")
     if not keep:
-        return Utterance(cut, round(cut.duration * RATE), None, codes)
+        num_samples = round(cut.duration * RATE)
+        read_span(cut, RATE, num_samples - CENTRE_SAMPLES, num_samples)
+        return Utterance(cut, num_samples, None, codes)
     samples = np.clip(np.round(read_audio(cut, RATE) * 32768.0), -32768, 32767).astype(np.int16)
     return Utterance(cut, len(samples), samples, codes)
 
@@ -196,7 +208,8 @@ def plan_epoch(lengths: Sequence[int], config: CropConfig, seed: int, epoch: int
     batches: list[list[int]] = []
     for item in order.tolist():
         # Batches hold equal crops, as long as the shortest: the first, since the order is by length.
-        if batches and (len(batches[-1]) + 1) * used[batches[-1][0]] <= config.batch_s * RATE:
+        shortest = used[batches[-1][0]] if batches else 0
+        if used[item] <= LONGER * shortest and (len(batches[-1]) + 1) * shortest <= config.batch_s * RATE:
             batches[-1].append(item)
         else:
             batches.append([item])

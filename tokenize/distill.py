@@ -90,7 +90,7 @@ def teacher_frames(
     if not len(waveforms):  # a rank without a crop of a small batch
         return [waveforms.new_zeros(0, len(centres), teacher.width) for _ in layers]
     lengths = torch.full((len(waveforms),), waveforms.shape[1], device=waveforms.device)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):  # teachers have a dtype of their own
         features, frames = teacher.extract(waveforms, lengths, layers)
         nearest = ((centres - CENTRE_SAMPLES) / teacher.hop_samples).round().long().clamp(0, int(frames[0]) - 1)
         found = [features[layer][:, nearest] for layer in layers]

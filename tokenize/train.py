@@ -9,6 +9,7 @@ out/metrics.jsonl   loss, accuracies, learning rate, hours of audio per hour, an
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from safetensors.torch import save
 from transformers import HubertModel
 
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.errors import ConfigError, VoxtokError
 from voxtok.runtime.files import sha256, write_bytes, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import (
@@ -139,7 +140,7 @@ def train(
     groups = parameter_groups(trainee.parameters(), config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     step = _resume(out, key, trainee, optimizer)
-    recipes = batches(corpus, crops, seed, ranks, architecture_of(trainee.model), step)
+    recipes = islice(batches(corpus, crops, seed, ranks, architecture_of(trainee.model), step), config.steps - step)
     trainee.model.train()
     clock, totals = Clock(device), Totals()
     with (
@@ -158,8 +159,6 @@ def train(
             if ranks.is_first and (step % config.checkpoint_steps == 0 or step == config.steps):
                 _checkpoint(out, key, trainee, optimizer, step)
                 clock.lap("checkpoint")
-            if step == config.steps:
-                break
     if ranks.is_first:
         save_model(trainee.model, out / "model", getattr(torch, config.saved_dtype))
         write_bytes(out / "heads.safetensors", save(trainee.heads.state_dict()))
@@ -177,7 +176,11 @@ def update(
     ranks: Ranks,
     clock: Clock,
 ) -> dict[str, tuple[float, float]]:
-    """One step; returns the terms, and the seconds of audio, summed over ranks."""
+    """One step; returns the terms, and the seconds of audio, summed over ranks.
+
+    Raises:
+        VoxtokError: gradients are not finite; the last checkpoint is from before.
+    """
     for group in optimizer.param_groups:
         group["lr"] = config.rate(step)
     with torch.autocast(batch.mask.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
@@ -188,10 +191,13 @@ def update(
     clock.lap("forward")
     optimizer.zero_grad()
     loss, _ = terms["loss"]
-    (loss / sums[1 + list(terms).index("loss"), 1].to(loss.dtype)).backward()
+    count = sums[1 + list(terms).index("loss"), 1].clamp_min(1)  # short crops may have no masked frame
+    (loss / count.to(loss.dtype)).backward()
     clock.lap("backward")
     sum_gradients(trainee.parameters(), ranks)
-    torch.nn.utils.clip_grad_norm_(list(trainee.parameters()), config.max_gradient)
+    norm = torch.nn.utils.clip_grad_norm_(list(trainee.parameters()), config.max_gradient)
+    if not norm.isfinite():
+        raise VoxtokError(f"the loss is not finite in step {step + 1}: a lower train.peak-lr, or train.dtype float32?")
     optimizer.step()
     rows = sums.tolist()
     clock.lap("update")

@@ -40,7 +40,7 @@ def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over the tensors sorted by name: name, dtype, shape and bytes of each."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        tensor = weights[name].detach().contiguous()
+        tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

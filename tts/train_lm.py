@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,8 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     step = _resume(out, key, lm, optimizer)
     context = lm.shape.context_steps
-    recipes = lm_batches(documents, lm.layout, context, batch_steps // context, seed, ranks, step)
+    every = lm_batches(documents, lm.layout, context, batch_steps // context, seed, ranks, step)
+    recipes = islice(every, config.steps - step)
     lm.train()
     clock, totals = Clock(lm.device), Totals()
     with (
@@ -183,8 +185,6 @@ def train(
                     state = {"model": lm.state_dict(), "optimizer": optimizer.state_dict()}
                     save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
                     clock.lap("checkpoint")
-            if last:
-                break
     if ranks.is_first:
         lm.save(out, config.saved_dtype)
         write_json(out / "done.json", {"config": key})

@@ -11,6 +11,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -130,7 +131,8 @@ def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: Train
     average = MovingAverage(network, config.average_decay)
     step = _resume(out, key, network, optimizer, average)
     rate = corpus.source.frame_rate_hz
-    recipes = batches(corpus.utterances, rate, config.batch_frames, config.seed, ranks, step)
+    every = batches(corpus.utterances, rate, config.batch_frames, config.seed, ranks, step)
+    recipes = islice(every, limits.steps - step)
     network.train()
     clock, totals = Clock(model.device), Totals()
     with (
@@ -154,8 +156,6 @@ def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: Train
                 state = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
                 save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
                 clock.lap("checkpoint")
-            if last:
-                break
     network.load_state_dict(average.weights)
     network.eval()
     if ranks.is_first:

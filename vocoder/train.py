@@ -7,6 +7,7 @@ out/metrics.jsonl   losses, learning rate, hours of audio per hour, each part's 
 
 import copy
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def train(
     step = _resume(out, key, trainee, optimizers)
     hop_samples = trainee.model.facts.hop_samples
     quantizer = None if trainee.codebook is None else open_quantizer(trainee.codebook, torch.device("cpu"))
-    recipes = batches(training, segments, hop_samples, quantizer, seed, ranks, step)
+    every = batches(training, segments, hop_samples, quantizer, seed, ranks, step)
+    recipes = islice(every, config.steps - step)
     step_s = segments.batch_size * segments.segment_frames * hop_samples / trainee.model.facts.sampling_rate
     clock, totals = Clock(device), Totals()
     with (
@@ -148,8 +150,6 @@ def train(
                 trainee.vocoder().save(out / "model", getattr(torch, config.saved_dtype))
                 _checkpoint(out, key, trainee, optimizers, step)
                 clock.lap("checkpoint")
-            if step == config.steps:
-                break
     if ranks.is_first:
         write_json(out / "done.json", {"config": key})
     ranks.barrier()
