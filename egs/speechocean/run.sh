@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tokens against log-mel on two hours of real speech, non-native and read: the same network, the same updates.
+# Tokens against log-mel on two hours of real speech, non-native and read, and as much synthetic speech beside it:
+# the same network, the same updates.
 # Run it again after a stop: it goes on.
 #
 #   DATA=/data/speech ./run.sh                   folders of Lhotse manifests, CORPORA of them
@@ -16,12 +17,16 @@ cuts=$(printf "$data/%s," $corpora)
 voxtok corpus join --cuts "[${cuts%,}]" --out "$exp/all.jsonl.gz"
 voxtok corpus split --cuts "$exp/all.jsonl.gz" --parts train,dev=0.08,test=0.12 --seed 0 --out "$exp/cuts"
 
+# Synthetic speech, from which both learn sooner where a text is in the audio: two hours are few to find it out.
+voxtok corpus synth --out "$exp/synth" --seed 0 --speakers "${SPEAKERS:-60}" --utterances "${UTTERANCES:-30}"
+voxtok corpus join --cuts "[$exp/synth/cuts.jsonl.gz]" --out "$exp/cuts/cuts_synth.jsonl.gz"
+
 # Text: characters.
-voxtok text-model --texts "[$exp/cuts/cuts_train.jsonl.gz]" --kind characters --case lower --punctuation remove \
-    --out "$exp/text.json"
+voxtok text-model --texts "[$exp/cuts/cuts_train.jsonl.gz,$exp/cuts/cuts_synth.jsonl.gz]" --kind characters \
+    --case lower --punctuation remove --out "$exp/text.json"
 
 # Tokens.
-for part in train dev test; do
+for part in train synth dev test; do
     voxtok encode --tokenizer "${TOKENIZER:-mini}" --cuts "$exp/cuts/cuts_$part.jsonl.gz" --out "$exp/tokens/$part"
 done
 
@@ -30,8 +35,8 @@ for input in tokens logmel; do
     prefix=$([ $input = tokens ] && echo "$exp/tokens/" || echo "$exp/cuts/cuts_")
     suffix=$([ $input = tokens ] || echo .jsonl.gz)
     # shellcheck disable=SC2086
-    voxtok train-asr --config "$here/conf/train-asr_$input.yaml" --data "[${prefix}train$suffix]" \
-        --dev "[${prefix}dev$suffix]" --text-model "$exp/text.json" --out "$exp/asr_$input" $steps
+    voxtok train-asr --config "$here/conf/train-asr_$input.yaml" --text-model "$exp/text.json" \
+        --data "[${prefix}train$suffix,${prefix}synth$suffix]" --dev "[${prefix}dev$suffix]" --out "$exp/asr_$input" $steps
     voxtok decode-asr --model "$exp/asr_$input" --data "[${prefix}test$suffix]" --search.method ctc-beam \
         --out "$exp/test_$input"
 done
