@@ -1,5 +1,6 @@
 """Prematched frames: every utterance rebuilt from the other utterances of its speaker, and from nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_jsonl
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.frame_store import FrameStore
-from voxtok.vocoder.prematch import PrematchConfig, prematch
+from voxtok.vocoder.prematch import PrematchConfig, _pool_members, prematch, prematched
 
 TINY = (
     "--hop_samples 320 --model.width 16 --model.istft.width 16 --model.istft.coarse_blocks 1 "
@@ -81,6 +82,21 @@ def test_a_speakers_only_utterance_is_listed_or_kept(corpus: Path, tmp_path: Pat
     features = Features.open(FeatureConfig(upstream="mfcc", layer=0, normalization="none"), device="cpu")
     (cut,) = [cut for cut in load_cuts(few) if cut.id == "utt001"]
     assert np.array_equal(kept["utt001"], features.of_samples(read_audio(cut, RATE), None).half().numpy())
+
+
+def test_utterances_whose_pool_cannot_be_read_are_listed(corpus: Path, tmp_path: Path) -> None:
+    """Of the three utterances of s0, two are the pool."""
+    cuts = list(load_cuts(corpus))[::2]
+    settings = config(corpus, tmp_path / "out", pool_minutes=0.001)
+    features = Features.open(settings.features, device="cpu")
+    pooled = _pool_members(cuts, settings)
+    for i in pooled:
+        cuts[i].recording.sources[0].source = str(tmp_path / "gone.wav")
+    (left,) = {cut.id for i, cut in enumerate(cuts) if i not in pooled}
+    made = {cut.id: found for cut, found in prematched(cuts, "s0", features, settings)}
+    assert isinstance(made[left], BadAudio) and "no other utterance" in str(made[left])
+    kept = {cut.id: found for cut, found in prematched(cuts, "s0", features, replace(settings, keep_alone=True))}
+    assert isinstance(kept[left], torch.Tensor)
 
 
 def test_impossible_input_is_named(corpus: Path, tmp_path: Path) -> None:

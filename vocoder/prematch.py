@@ -149,24 +149,25 @@ def prematched(
         else:
             pooled.append((cut, frames))
     rest = [cut for i, cut in enumerate(cuts) if i not in chosen]
-    if not pooled:
-        yield from features.of_cuts(rest, extraction)
-        return
-    matcher = Matcher(
-        torch.cat([frames for _, frames in pooled]), device=features.upstream.device, max_mb=config.max_mb
-    )
+    matcher = None
+    if pooled:
+        pool = torch.cat([frames for _, frames in pooled])
+        matcher = Matcher(pool, device=features.upstream.device, max_mb=config.max_mb)
+
+    def rebuilt(cut: Cut, frames: torch.Tensor | BadAudio, without: tuple[int, int]) -> torch.Tensor | BadAudio:
+        if isinstance(frames, BadAudio):
+            return frames
+        if matcher is not None and len(matcher.pool) - (without[1] - without[0]) >= config.k:
+            return matcher.match(frames, config.k, config.weighting, without)
+        alone = BadAudio(cut.id, "missing", f"speaker {speaker} has no other utterance to make this one of")
+        return frames if config.keep_alone else alone
+
     start = 0
     for cut, frames in pooled:
-        stop = start + len(frames)
-        if len(matcher.pool) - len(frames) >= config.k:
-            yield cut, matcher.match(frames, config.k, config.weighting, without=(start, stop))
-        elif config.keep_alone:
-            yield cut, frames
-        else:
-            yield cut, BadAudio(cut.id, "missing", f"speaker {speaker} has no other utterance to make this one of")
-        start = stop
-    for cut, made in features.of_cuts(rest, extraction):
-        yield cut, made if isinstance(made, BadAudio) else matcher.match(made, config.k, config.weighting)
+        yield cut, rebuilt(cut, frames, (start, start + len(frames)))
+        start += len(frames)
+    for cut, found in features.of_cuts([cut for i, cut in enumerate(cuts) if i not in chosen], extraction):
+        yield cut, rebuilt(cut, found, (0, 0))
 
 
 def _pool_members(cuts: Sequence[Cut], config: PrematchConfig) -> set[int]:
