@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lhotse.cut import Cut
+from lhotse import Recording
+from lhotse.cut import Cut, MonoCut
 
 from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import tree
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile
 from voxtok.runtime.files import read_jsonl
-from voxtok.vocoder.frame_store import FrameInfo, FrameStore, Part, is_made, write_frames
+from voxtok.vocoder.frame_store import FrameInfo, FrameStore, Part, is_made, require_files, write_frames
 
 INFO = FrameInfo(features="f" * 64, width=3, sampling_rate=16000, hop_samples=320, made_of="m")
 
@@ -90,6 +91,15 @@ def test_parts_of_another_run_are_made_again(tmp_path: Path) -> None:
     ones: list[Part] = [lambda: [(cut, torch.ones(2, 3))]] * 2
     store = write_frames(tmp_path, replace(INFO, made_of="other"), ones)
     assert store.frames.tolist() == [[1.0] * 3] * 4
+
+
+def test_cuts_whose_audio_training_could_not_read_again_are_refused(tmp_path: Path) -> None:
+    cuts = list(load_cuts(write_toy_corpus(tmp_path / "corpus", [1.0, 1.0])))
+    require_files([*cuts, MonoCut("silent", 0, 1, 0)])  # what has no audio at all is listed later, as any bad one
+    content = (tmp_path / "corpus" / "audio" / f"{cuts[1].id}.wav").read_bytes()
+    for lost in (Recording.from_bytes(content, cuts[1].id).to_cut(), cuts[1].mix(cuts[0], snr=10)):
+        with pytest.raises(ConfigError, match=f"{lost.id} has no audio file"):
+            require_files([cuts[0], lost])
 
 
 def test_unfinished_and_damaged_stores_do_not_open(tmp_path: Path) -> None:

@@ -86,6 +86,21 @@ class FrameStore:
         return cls(folder, info, frames)
 
 
+def require_files(cuts: Iterable[Cut]) -> None:
+    """Check that a store can keep where the audio of cuts is, since training reads it again.
+
+    Raises:
+        ConfigError: a cut's audio is in memory, as that of Shar folders is, or mixed of others; names it.
+    """
+    for cut in cuts:
+        kept = bare(cut)
+        if cut.has_recording and (not kept.has_recording or kept.recording.is_placeholder):
+            raise ConfigError(
+                f"{cut.id} has no audio file of its own for training to read: its audio is in a Shar folder or mixed "
+                "of others; save it to files first, with lhotse's CutSet.save_audios"
+            )
+
+
 def is_made(folder: Path | str, info: FrameInfo) -> bool:
     """Whether a finished store is there that was made of the same."""
     try:

@@ -23,7 +23,7 @@ from voxtok.tokenize.extract import ExtractConfig
 from voxtok.tokenize.upstream import Dtype, Normalization
 from voxtok.tokenize.windows import WindowConfig, windows_of
 from voxtok.vocoder.features import FeatureConfig, Features
-from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, write_frames
+from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, require_files, write_frames
 from voxtok.vocoder.matching import Matcher, Weighting
 from voxtok.vocoder.reference import speakers_of
 
@@ -35,7 +35,7 @@ class PrematchConfig:
     """Rebuild every utterance from frames of its speaker's other utterances, for `voxtok train-vocoder --frames`."""
 
     cuts: str
-    """Lhotse cuts, recordings or Shar folder, with speakers."""
+    """Lhotse cuts or recordings, with speakers and audio files."""
     upstream: str
     """SSL model: mini, a Hugging Face folder or id[@revision], torchaudio:NAME[=checkpoint], mfcc or logmel."""
     layer: int
@@ -88,11 +88,12 @@ def prematch(config: PrematchConfig) -> FrameStore:
     """Write the store of frames, speaker by speaker; one that was made of the same cuts and options is only opened.
 
     Raises:
-        ConfigError: a cut has no speaker or several, or no speaker has two utterances.
+        ConfigError: a cut has no speaker or several, or no audio file, or no speaker has two utterances.
         BadAudio: with `strict`, the first bad recording.
     """
     features = Features.open(config.features, device=config.device)
     cuts = list(unique_cuts(load_cuts(config.cuts)))
+    require_files(cut for cut, _ in cuts)
     speakers = by_speaker([cut for cut, twice in cuts if twice is None])
     options = [config.k, config.weighting, config.keep_alone, config.pool_minutes, config.seed]
     made_of = [*options, config.window_s, config.overlap_s, [inputs_of(cut) for cut, _ in cuts]]
@@ -166,7 +167,7 @@ def prematched(
     for cut, frames in pooled:
         yield cut, rebuilt(cut, frames, (start, start + len(frames)))
         start += len(frames)
-    for cut, found in features.of_cuts([cut for i, cut in enumerate(cuts) if i not in chosen], extraction):
+    for cut, found in features.of_cuts(rest, extraction):
         yield cut, rebuilt(cut, found, (0, 0))
 
 

@@ -32,7 +32,7 @@ from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tokenize.upstream import Upstream
 from voxtok.vocoder.discriminators import DiscriminatorConfig, Discriminators
 from voxtok.vocoder.features import FeatureConfig, Features, features_fingerprint
-from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, write_frames
+from voxtok.vocoder.frame_store import FrameInfo, FrameStore, is_made, require_files, write_frames
 from voxtok.vocoder.inputs import FeatureInput
 from voxtok.vocoder.loop_config import LoopConfig
 from voxtok.vocoder.losses import LossConfig
@@ -67,7 +67,7 @@ class TrainVocoderConfig:
     store: str | None = None
     """Token store of one corpus, with its audio."""
     cuts: str | None = None
-    """Lhotse cuts, recordings or Shar folder, to compute features of."""
+    """Lhotse cuts or recordings, with audio files, to compute features of."""
     tokenizer: str | None = None
     """Tokenizer folder: whose features, with --cuts; whose tokens the vocoder shall take too, with --frames."""
     features: FeatureConfig | None = None
@@ -192,6 +192,7 @@ def _computed(config: TrainVocoderConfig, tokenizer: Tokenizer | None, ranks: Ra
     if ranks.is_first:
         upstream, layers, reduce, extraction = _extraction(config, tokenizer)
         cuts = list(load_cuts(config.cuts))
+        require_files(cuts)
         info = FrameInfo(
             features=features_fingerprint(upstream, layers),
             width=upstream.width * len(layers),
