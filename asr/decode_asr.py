@@ -7,7 +7,6 @@ out/rejected.jsonl          utterances that could not be decoded, and why
 out/parts/                  one file for a part of the corpus: the unit of work of ranks, and of resuming
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from voxtok.asr.alignment import align, confidence_of, frame_edges_s, words_of
-from voxtok.asr.examples import Example, Examples, collate, read_examples
+from voxtok.asr.examples import Example, Examples, array_hashes, collate, read_examples
 from voxtok.asr.hypothesis import Hypothesis
 from voxtok.asr.padded import Padded
 from voxtok.asr.recognizer import Recognizer
@@ -113,7 +112,7 @@ def read_data(config: DecodeAsrConfig, recognizer: Recognizer, ranks: Ranks) -> 
 def part_key(part: Sequence[Example], weights: Sequence[str], config: DecodeAsrConfig) -> str:
     """Hash of all that decides a part's hypotheses."""
     content = [
-        [item.id, *(hashlib.sha256(array.tobytes()).hexdigest() for array in _arrays(item))] for item in part
+        [item.id, *array_hashes(item.tokens, item.durations, item.features, item.context)] for item in part
     ]  # fmt: skip
     files = [sha256_file(config.search.lm)] if config.search.lm else []
     files += [sha256_file(Path(config.search.graph) / "graph.json")] if config.search.graph else []
@@ -181,10 +180,6 @@ def write_result(
         scored = score(said, heard, normalization)
         found["score"] = write_score(out, scored, normalization, config.scoring, len(said) - len(heard))
     return found
-
-
-def _arrays(item: Example) -> list[Any]:
-    return [array for array in (item.tokens, item.durations, item.features, item.context) if array is not None]
 
 
 def _part(config: DecodeAsrConfig, number: int) -> Path:

@@ -1,5 +1,6 @@
 """Utterances to train on and to recognize: inputs in memory, from token stores, cuts, or both."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,12 +66,14 @@ class Examples:
         source: what made their inputs.
         subwords: of the stores, where tokens are subword units.
         rejected: rows for rejected.jsonl: what could not be read.
+        features: hash of what made the features of each path; empty without features.
     """
 
     items: list[Example]
     source: Source
     subwords: Subwords | None
     rejected: list[dict[str, str]]
+    features: tuple[str, ...] = ()
 
 
 def read_examples(
@@ -99,6 +102,7 @@ def read_examples(
     extractor = extractor or open_extractor(config, device)
     items: list[Example] = []
     rejected: list[dict[str, str]] = []
+    keys: list[str] = []
     subwords = None
     for number, path in enumerate(paths):
         stores = [TokenStore.open(name) for name in path.split(JOINED)] if config.tokens else []
@@ -109,13 +113,15 @@ def read_examples(
             subwords = Subwords.load(stores[0].folder / "tokenizer" / "bpe.model")
         found = [_example(cut, tokens) for cut, tokens in (_joined(stores) if stores else _untokenized(path))]
         if extractor is not None:
-            features, rows = features_on_disk(extractor, _cuts(path), cache / f"features_{number}")
-            rejected += rows
+            computed = features_on_disk(extractor, _cuts(path), cache / f"features_{number}")
+            rejected += computed.rejected
+            keys.append(computed.key)
+            features = computed.of_cuts
             found = [replace(item, features=features[item.id]) for item in found if item.id in features]
         items += with_context(found, config.context) if config.context else found
     if expected is None or not items:
         raise ConfigError(f"there is no utterance in {', '.join(paths) or 'no path'}")
-    return Examples(items, expected, subwords, rejected)
+    return Examples(items, expected, subwords, rejected, tuple(keys))
 
 
 def require_source(expected: Source, found: Source, where: str) -> None:
@@ -136,6 +142,11 @@ def require_source(expected: Source, found: Source, where: str) -> None:
             f"{where}: features of {found.features} are not those of {expected.features}: give the model and layers "
             "that the recognizer was trained on"
         )
+
+
+def array_hashes(*arrays: Codes | Floats | None) -> list[str]:
+    """SHA-256 of the arrays that are there."""
+    return [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays if array is not None]
 
 
 def collate(examples: Sequence[Example]) -> Inputs:

@@ -74,10 +74,23 @@ def open_extractor(config: InputConfig, device: torch.device) -> FeatureExtracto
     return FeatureExtractor(load_upstream(config.features, device=device, max_layer=max(layers)), layers)
 
 
-def features_on_disk(
-    extractor: FeatureExtractor, cuts: Iterable[Cut], folder: Path
-) -> tuple[dict[str, Floats], list[dict[str, str]]]:
-    """Features by cut id, computed where `folder` does not have them yet, and the rows of what was rejected."""
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """Features of a corpus.
+
+    Attributes:
+        of_cuts: (F, layers, D) by cut id.
+        rejected: rows for rejected.jsonl: what has none, and why.
+        key: hash of what made them: the extractor, the cuts and the state of their audio files.
+    """
+
+    of_cuts: dict[str, Floats]
+    rejected: list[dict[str, str]]
+    key: str
+
+
+def features_on_disk(extractor: FeatureExtractor, cuts: Iterable[Cut], folder: Path) -> Computed:
+    """Features, computed where `folder` does not have them yet."""
     chosen = list(cuts)
     key = sha256([extractor.identity, [inputs_of(cut) for cut in chosen]])
     index = folder / "features.json"
@@ -87,7 +100,8 @@ def features_on_disk(
     shape = (described["frames"], *extractor.shape)
     flat: Floats = np.memmap(folder / "features.f16", np.float16, "r", 0, shape)
     starts = described["starts"]
-    return {cut_id: flat[start:stop] for cut_id, (start, stop) in starts.items()}, described["rejected"]
+    of_cuts = {cut_id: flat[start:stop] for cut_id, (start, stop) in starts.items()}
+    return Computed(of_cuts, described["rejected"], key)
 
 
 def _compute(extractor: FeatureExtractor, cuts: list[Cut], folder: Path, key: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.batches import TrainingSet, batches, ctc_frames, one_frame, plan_epoch, training_set
 from voxtok.asr.evaluate import evaluate
-from voxtok.asr.examples import JOINED, Examples, read_examples
+from voxtok.asr.examples import JOINED, Examples, array_hashes, read_examples
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
 from voxtok.asr.text import TextModel
@@ -29,7 +29,7 @@ from voxtok.asr.update import Run, resume, save_run, start_run, update
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import sha256, write_json, write_jsonl
+from voxtok.runtime.files import sha256, sha256_file, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import Clock, Metrics, Totals, is_finished, prefetched
 
@@ -143,8 +143,15 @@ def build(config: TrainAsrConfig, data: Examples, text: TextModel) -> Recognizer
 def identity(config: TrainAsrConfig, text: TextModel, data: Examples, dev: Examples) -> dict[str, Any]:
     """JSON of all that decides the result."""
     described = {"text_model": text.sha256, "source": data.source.described(), **IRRELEVANT}
-    ids = {"data": [item.id for item in data.items], "dev": [item.id for item in dev.items]}
-    return asdict(config) | described | {name: sha256(listed) for name, listed in ids.items()}
+    if config.init is not None:
+        described["init"] = sha256_file(Path(config.init) / "model.safetensors")
+    return asdict(config) | described | {"data": content_of(data), "dev": content_of(dev)}
+
+
+def content_of(examples: Examples) -> str:
+    """Hash of what is said and heard in utterances; features count by what made them."""
+    items = [[item.id, item.text, *array_hashes(item.tokens, item.durations, item.context)] for item in examples.items]
+    return sha256([items, examples.features])
 
 
 def train(run: Run, data: TrainingSet, dev: TrainingSet, config: TrainAsrConfig, key: str, ranks: Ranks) -> None:

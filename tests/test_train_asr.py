@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.toy_speech_text import toy_store, toy_text_model
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.decoder import DecoderConfig
 from voxtok.asr.encoders import EncoderConfig
+from voxtok.asr.examples import read_examples
 from voxtok.asr.inputs import InputConfig
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
-from voxtok.asr.train_asr import TrainAsrConfig, main, train_asr
+from voxtok.asr.train_asr import TrainAsrConfig, content_of, main, train_asr
 from voxtok.asr.transducer import TransducerConfig
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch, VoxtokError
 from voxtok.runtime.files import read_jsonl
@@ -150,6 +152,18 @@ def test_a_finished_run_is_left_and_another_configuration_is_refused(folder: Pat
         train_asr(replace(first, seed=1))
 
 
+def test_what_is_said_and_heard_is_part_of_a_run(folder: Path) -> None:
+    """A corrected transcript, another token or other features under the same ids are another run."""
+    examples = read_examples(
+        [str(folder / "dev")], network().inputs, expected=None, cache=folder, device=torch.device("cpu")
+    )
+    first, *others = examples.items
+    assert first.tokens is not None
+    changed = [replace(first, text="cat"), replace(first, tokens=first.tokens[::-1])]
+    different = [replace(examples, items=[item, *others]) for item in changed] + [replace(examples, features=("a",))]
+    assert len({content_of(found) for found in (examples, *different)}) == 4
+
+
 def test_threads_and_bfloat16(folder: Path, tmp_path: Path) -> None:
     """Threads change nothing; bfloat16 changes little."""
     train_asr(config(folder, tmp_path / "plain", steps=4))
@@ -216,6 +230,9 @@ def test_weights_can_come_from_a_recognizer(folder: Path, tmp_path: Path) -> Non
     still = config(folder, tmp_path / "second", steps=3, peak_lr=1e-12, average_decay=0.0)
     second = train_asr(replace(still, init=str(first)))
     assert all(torch.allclose(tensor, weights(second)[name]) for name, tensor in weights(first).items())
+    save_file({name: tensor + 1 for name, tensor in weights(first).items()}, first / "model.safetensors")
+    with pytest.raises(ConfigError, match="another configuration"):  # other weights, at the same place
+        train_asr(replace(still, init=str(first)))
     wider = network(encoder=replace(network().encoder, blocks=2))
     with pytest.raises(ConfigError, match="another network"):
         train_asr(replace(still, init=str(first), model=wider, out=str(tmp_path / "third")))
