@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lhotse import CutSet
 
 from tests.tiny_vocoder import tiny_config
 from tests.toy_corpus import write_toy_corpus
@@ -157,6 +158,12 @@ def test_a_run_on_features_of_another_model_is_not_up_to_date(corpus: Path, tmp_
     features = FeatureConfig(upstream="mfcc", layer=0, normalization="checkpoint")
     train_vocoder(config(tmp_path, cuts=str(corpus / "cuts.jsonl.gz"), features=features, train=loop(2)))
     frames = tmp_path / "out" / "frames"
+    before = tree(frames)
+    few = tmp_path / "few.jsonl"
+    CutSet.from_cuts(list(load_cuts(corpus / "cuts.jsonl.gz"))[:3]).to_file(few)
+    with pytest.raises(ConfigError, match="belongs to a training of other cuts"):
+        train_vocoder(config(tmp_path, cuts=str(few), features=features, train=loop(2)))
+    assert tree(frames) == before
     again = config(tmp_path / "again", frames=str(frames), train=loop(2))
     train_vocoder(again)
     write_json(frames / "frames.json", read_json(frames / "frames.json") | {"features": "e" * 64})

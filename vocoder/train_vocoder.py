@@ -201,6 +201,8 @@ def _computed(config: TrainVocoderConfig, tokenizer: Tokenizer | None, ranks: Ra
             made_of=sha256([[inputs_of(cut) for cut in cuts], asdict(extraction)]),
         )
         if not is_made(folder, info):
+            if (folder / "frames.json").exists() and (folder.parent / "training.pt").exists():
+                raise ConfigError(f"{folder} belongs to a training of other cuts or features: give another --out")
             parts = [cuts[start : start + PART_CUTS] for start in range(0, len(cuts), PART_CUTS)]
             compute = partial(extract, upstream=upstream, layers=layers, reduce=reduce, config=extraction)
             write_frames(folder, info, [partial(compute, part) for part in parts])
