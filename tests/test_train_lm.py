@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.toy_lm import FINGERPRINT, RATE_HZ, toy_tokens, write_store
+from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.export import export_flat
 from voxtok.manifests.store import TokenStore
 from voxtok.manifests.subwords import train_subwords
@@ -111,6 +112,30 @@ def test_threads_flat_tokens_and_a_second_call_change_nothing(store: str, tmp_pa
     assert (tmp_path / "b" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="training of another configuration"):
         train_lm(config(str(tmp_path / "flat"), tmp_path / "b", seed=3))
+
+
+def test_other_options_or_tokens_are_refused_before_anything_changes(tmp_path: Path) -> None:
+    """Tokens at the same place too, if they have become more."""
+    store, out, tokenizer = tmp_path / "store", tmp_path / "lm", toy_tokenizer()
+
+    def write(count: int) -> None:
+        write_store(store, sentences(count))
+        tokenizer.save(store / "tokenizer")
+        described = json.loads((store / "store.json").read_text())
+        (store / "store.json").write_text(json.dumps(described | {"fingerprint": tokenizer.fingerprint}))
+
+    write(4)
+    whole = config(str(store), out, steps=2)
+    train_lm(whole)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert out / "tokenizer" / "tokenizer.json" in before
+    train_lm(whole)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_lm(replace(whole, seed=1))
+    write(5)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_lm(whole)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_a_tiny_model_learns_a_toy_language_and_continues_it(tmp_path: Path) -> None:

@@ -186,6 +186,15 @@ def test_bad_input_is_named(trained: Path, tmp_path: Path) -> None:
         train_tts_lm(tiny)
 
 
+def test_a_finished_folder_is_not_changed(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    whole = config(str(trained.parent / "store"), trained)
+    assert train_tts_lm(whole) == trained
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_tts_lm(replace(whole, voice="table"))
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
 def test_the_beginning_of_an_utterance() -> None:
     tokens = spelled("abc")
     assert len(beginning(tokens, 0.1)) == 5

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -88,8 +87,14 @@ def train_lm(config: TrainLmConfig, ranks: Ranks | None = None) -> Path:
         ConfigError: the rows or the pattern do not suit the tokens, or `out` holds a run of another configuration.
         TokenizerMismatch: stores of different tokenizers.
     """
-    sources = [open_tokens(store) for store in config.stores]
+    out, ranks = Path(config.out), ranks or Ranks()
+    sources, held_out = ([open_tokens(store) for store in stores] for stores in (config.stores, config.valid))
     first = sources[0]
+    sizes = [[len(source), len(source.tokens)] for source in (*sources, *held_out)]
+    key = sha256(asdict(config) | {"fingerprint": first.fingerprint, "sizes": sizes, **IRRELEVANT})
+    if is_finished(out, key):
+        return out
+    find_checkpoint(out, key)  # another configuration's folder is refused before anything in it changes
     layout = Layout(
         rows=config.rows,
         pattern=config.pattern,
@@ -102,14 +107,12 @@ def train_lm(config: TrainLmConfig, ranks: Ranks | None = None) -> Path:
         mean_frames=mean_frames(sources) if config.rows == "merged" else 1.0,
     )
     documents = unit_documents(sources, layout)
-    valid = unit_documents([open_tokens(store) for store in config.valid], layout) if config.valid else None
+    valid = unit_documents(held_out, layout) if held_out else None
     torch.manual_seed(config.seed)
     lm = UnitLm(config.model, layout).to(pick_device(config.device))
-    out, ranks = Path(config.out), ranks or Ranks()
     if ranks.is_first:
         keep_tokenizer(config.stores, out, layout.fingerprint)
-    identity = asdict(config) | {"fingerprint": layout.fingerprint, **IRRELEVANT}
-    train(lm, documents, valid, out, identity, config.batch_steps, config.train, config.seed, ranks)
+    train(lm, documents, valid, out, key, config.batch_steps, config.train, config.seed, ranks)
     return out
 
 
@@ -129,20 +132,20 @@ def train(
     documents: Documents,
     valid: Documents | None,
     out: Path,
-    identity: dict[str, Any],
+    key: str,
     batch_steps: int,
     config: TrainConfig,
     seed: int,
     ranks: Ranks,
 ) -> None:
-    """Train, or go on where a killed run stopped, and write the model; a finished run is left as it is.
+    """Train, or go on where a killed run stopped, and write the model.
 
     Args:
         lm: on its device, with its first weights.
         documents: what it learns from.
         valid: what it is measured on at every checkpoint.
         out: folder to write.
-        identity: JSON of all that decides the result; a run in `out` must have the same.
+        key: hash of all that decides the result; a run in `out` must have the same.
         batch_steps: over all ranks.
         config: how long and how fast.
         seed: of order, cuts and dropout.
@@ -151,9 +154,6 @@ def train(
     Raises:
         ConfigError: `out` holds a run of another configuration.
     """
-    key = sha256(identity)
-    if is_finished(out, key):
-        return
     groups = parameter_groups(lm.parameters(), config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     step = _resume(out, key, lm, optimizer)

@@ -92,6 +92,7 @@ def train_tts(config: TrainTtsConfig, ranks: Ranks | None = None) -> Path:
     key = sha256(asdict(config) | _contents(config.data) | IRRELEVANT)
     if is_finished(out, key):
         return out
+    find_checkpoint(out, key)  # another configuration's folder is refused before anything in it changes
     corpus = read_corpus(config.data, config.model, out, config.seed, ranks)
     torch.manual_seed(config.seed)
     model = Synthesizer(config.model, corpus.front, corpus.source, corpus.speakers)

@@ -16,7 +16,8 @@ from voxtok.manifests.store import TokenStore
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import sha256_file, write_jsonl
+from voxtok.runtime.files import sha256, sha256_file, write_jsonl
+from voxtok.runtime.training import find_checkpoint, is_finished
 from voxtok.tokenize.patterns import PatternName
 from voxtok.tokenize.tokenizer_folder import require_same
 from voxtok.tokenize.train import IRRELEVANT, TrainConfig
@@ -85,6 +86,13 @@ def train_tts_lm(config: TrainTtsLmConfig, ranks: Ranks | None = None) -> Path:
     out, ranks = Path(config.out), ranks or Ranks()
     store = TokenStore.open(config.store)
     front = TextFrontEnd.build([text_of(cut, config.text_field) for cut, _ in store], config.text)
+    lexicon = sha256_file(config.text.lexicon) if config.text.lexicon else None
+    identity = asdict(config) | {"fingerprint": store.fingerprint, "data": store.summary, "lexicon": lexicon}
+    identity |= {"text": front.sha256, **IRRELEVANT}
+    key = sha256(identity)
+    if is_finished(out, key):
+        return out
+    find_checkpoint(out, key)  # another configuration's folder is refused before anything in it changes
     rejected = Rejected()
     said = transcribed(store, front, config.text_field, rejected)
     layout = layout_of(store, said, config)
@@ -102,10 +110,7 @@ def train_tts_lm(config: TrainTtsLmConfig, ranks: Ranks | None = None) -> Path:
         write_jsonl(out / "rejected.jsonl", rejected.rows)
         keep_tokenizer([config.store], out, store.fingerprint)
         LmSynthesizer(lm, front, conditions).save_conditions(out)
-    lexicon = sha256_file(config.text.lexicon) if config.text.lexicon else None
-    identity = asdict(config) | {"fingerprint": store.fingerprint, "data": store.summary, "lexicon": lexicon}
-    identity |= {"text": front.sha256, **IRRELEVANT}
-    train(lm, documents, valid, out, identity, config.batch_steps, config.train, config.seed, ranks)
+    train(lm, documents, valid, out, key, config.batch_steps, config.train, config.seed, ranks)
     return out
 
 
