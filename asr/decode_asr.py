@@ -7,6 +7,7 @@ out/rejected.jsonl          utterances that could not be decoded, and why
 out/parts/                  one file for a part of the corpus: the unit of work of ranks, and of resuming
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,13 +73,16 @@ def decode_asr(config: DecodeAsrConfig, ranks: Ranks | None = None) -> dict[str,
 
     Raises:
         TokenizerMismatch: tokens of another tokenizer than the recognizer was trained on.
-        ConfigError: nothing to decode, or a search that this recognizer has no head for.
+        ConfigError: nothing to decode, an id twice, or a search that this recognizer has no head for.
     """
     ranks, model = ranks or Ranks(), model_folder(config.model)
     recognizer = Recognizer.load(model, device=pick_device(config.device))
     searcher = Searcher.open(recognizer, config.search)
     examples = read_data(config, recognizer, ranks)
     items = examples.items
+    repeated = [cut_id for cut_id, times in Counter(item.id for item in items).items() if times > 1]
+    if repeated:
+        raise ConfigError(f"{repeated[0]} is in several of data: decode each to a folder of its own")
     parts = [items[begin : begin + config.part_size] for begin in range(0, len(items), config.part_size)]
     weights = [sha256_file(model / name) for name in ("asr.json", "model.safetensors")]
     keys = [part_key(part, weights, config) for part in parts]

@@ -13,7 +13,7 @@ from lhotse.cut import Cut
 from voxtok.asr.features import FeatureExtractor, Floats, features_on_disk, open_extractor
 from voxtok.asr.inputs import InputConfig, Inputs, Source
 from voxtok.asr.padded import Padded, pad
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.store import TokenStore
 from voxtok.manifests.subwords import Subwords
 from voxtok.manifests.tokens import TokenSequence
@@ -111,7 +111,7 @@ def read_examples(
         expected = expected or source
         if stores and stores[0].info.bpe is not None:
             subwords = Subwords.load(stores[0].folder / "tokenizer" / "bpe.model")
-        found = [_example(cut, tokens) for cut, tokens in (_joined(stores) if stores else _untokenized(path))]
+        found = [_example(cut, tokens) for cut, tokens in (_joined(stores, rejected) if stores else _untokenized(path))]
         if extractor is not None:
             computed = features_on_disk(extractor, _cuts(path), cache / f"features_{number}")
             rejected += computed.rejected
@@ -120,7 +120,8 @@ def read_examples(
             found = [replace(item, features=features[item.id]) for item in found if item.id in features]
         items += with_context(found, config.context) if config.context else found
     if expected is None or not items:
-        raise ConfigError(f"there is no utterance in {', '.join(paths) or 'no path'}")
+        why = [f": {len(rejected)} are rejected, the first, {row['id']}: {row['detail']}" for row in rejected[:1]]
+        raise ConfigError(f"there is no utterance in {', '.join(paths) or 'no path'}{''.join(why)}")
     return Examples(items, expected, subwords, rejected, tuple(keys))
 
 
@@ -215,12 +216,19 @@ def side_by_side(parts: Sequence[TokenSequence]) -> TokenSequence:
     return TokenSequence(codes, parts[0].frame_rate_hz, parts[0].fingerprint)
 
 
-def _joined(stores: Sequence[TokenStore]) -> Iterator[tuple[Cut, TokenSequence]]:
-    """Cuts that every store has, with their streams side by side."""
+def _joined(stores: Sequence[TokenStore], rejected: list[dict[str, str]]) -> Iterator[tuple[Cut, TokenSequence]]:
+    """Cuts that every store has, with their streams side by side; rows of the others go to `rejected`."""
     others = [{cut.id: tokens for cut, tokens in store} for store in stores[1:]]
+    alone: list[str] = []
     for cut, tokens in stores[0]:
-        if all(cut.id in other for other in others):
-            yield cut, side_by_side([tokens, *(other[cut.id] for other in others)])
+        parts = [other.pop(cut.id) for other in others if cut.id in other]
+        if len(parts) == len(others):
+            yield cut, side_by_side([tokens, *parts])
+        else:
+            alone.append(cut.id)
+    alone += [cut_id for other in others for cut_id in other]
+    detail = f"of {JOINED.join(str(store.folder) for store in stores)} not all have it"
+    rejected += [{"id": cut_id, "reason": "not in every store", "detail": detail} for cut_id in dict.fromkeys(alone)]
 
 
 def _cuts(path: str) -> Iterable[Cut]:
@@ -229,7 +237,7 @@ def _cuts(path: str) -> Iterable[Cut]:
 
 
 def _untokenized(path: str) -> Iterator[tuple[Cut, None]]:
-    return ((cut, None) for cut in _cuts(path))
+    return ((cut, None) for cut, repeated in unique_cuts(_cuts(path)) if repeated is None)
 
 
 def _example(cut: Cut, tokens: TokenSequence | None) -> Example:

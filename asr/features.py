@@ -15,6 +15,7 @@ import torch
 from lhotse.cut import Cut
 
 from voxtok.asr.inputs import InputConfig
+from voxtok.manifests.cuts import unique_cuts
 from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.errors import BadAudio
 from voxtok.runtime.files import atomic, read_json, sha256, write_json
@@ -90,7 +91,7 @@ class Computed:
 
 
 def features_on_disk(extractor: FeatureExtractor, cuts: Iterable[Cut], folder: Path) -> Computed:
-    """Features, computed where `folder` does not have them yet."""
+    """Features, computed where `folder` does not have them yet; of cuts with one id, those of the first."""
     chosen = list(cuts)
     key = sha256([extractor.identity, [inputs_of(cut) for cut in chosen]])
     index = folder / "features.json"
@@ -98,18 +99,22 @@ def features_on_disk(extractor: FeatureExtractor, cuts: Iterable[Cut], folder: P
         _compute(extractor, chosen, folder, key)
     described = read_json(index)
     shape = (described["frames"], *extractor.shape)
-    flat: Floats = np.memmap(folder / "features.f16", np.float16, "r", 0, shape)
+    file = folder / "features.f16"  # which cannot be mapped where it is empty
+    flat: Floats = np.memmap(file, np.float16, "r", 0, shape) if shape[0] else np.zeros(shape, np.float16)
     starts = described["starts"]
     of_cuts = {cut_id: flat[start:stop] for cut_id, (start, stop) in starts.items()}
     return Computed(of_cuts, described["rejected"], key)
 
 
 def _compute(extractor: FeatureExtractor, cuts: list[Cut], folder: Path, key: str) -> None:
+    (folder / "features.json").unlink(missing_ok=True)  # else it would stand for the array that is to come
+    pairs = list(unique_cuts(cuts))
+    rejected = [repeated.row() for _, repeated in pairs if repeated is not None]
+    chosen = [cut for cut, repeated in pairs if repeated is None]
     starts: dict[str, tuple[int, int]] = {}
-    rejected: list[dict[str, str]] = []
     frames = 0
-    with atomic(folder / "features.f16") as file, Progress("features", sum(cut.duration for cut in cuts)) as progress:
-        for cut, found in extractor.of_cuts(cuts):
+    with atomic(folder / "features.f16") as file, Progress("features", sum(cut.duration for cut in chosen)) as progress:
+        for cut, found in extractor.of_cuts(chosen):
             progress.add(cut.duration)
             if isinstance(found, BadAudio):
                 rejected.append(found.row())

@@ -104,6 +104,15 @@ def test_streams_of_two_stores_stand_side_by_side(folder: Path) -> None:
         read_examples([str(folder / "a")], TOKENS, expected=joined.source, cache=folder, device=CPU)
 
 
+def test_what_only_some_stores_have_is_listed(folder: Path, tmp_path: Path) -> None:
+    toy_store(tmp_path / "more", 14, seed=0)
+    for pair in (f"{folder}/a+{tmp_path}/more", f"{tmp_path}/more+{folder}/a"):
+        found = read_examples([pair], TOKENS, expected=None, cache=folder, device=CPU)
+        assert len(found.items) == 12
+        assert [row["id"] for row in found.rejected] == ["utt0012", "utt0013"]
+        assert {row["detail"] for row in found.rejected} == {f"of {pair} not all have it"}
+
+
 def test_merged_tokens_keep_their_durations(folder: Path) -> None:
     merged = read_examples([str(folder / "merged")], TOKENS, expected=None, cache=folder, device=CPU)
     assert merged.source.has_durations

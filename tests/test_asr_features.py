@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet
+from lhotse.cut import Cut
 
 from tests.test_train_asr import config, losses
 from tests.tiny_models import save_tiny
@@ -20,7 +21,7 @@ from voxtok.asr.inputs import InputConfig
 from voxtok.asr.train_asr import train_asr
 from voxtok.manifests.audio import read_audio
 from voxtok.manifests.cuts import load_cuts, save_cuts
-from voxtok.runtime.errors import TokenizerMismatch
+from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.tokenize.encode import encode_corpus
 
 CPU = torch.device("cpu")
@@ -61,10 +62,54 @@ def test_a_bad_recording_is_listed_and_the_others_are_read(corpus: Path, tmp_pat
     cuts = list(load_cuts(corpus / "cuts.jsonl.gz"))
     (tmp_path / "broken.wav").write_bytes(b"not audio")
     cuts[1].recording.sources[0].source = str(tmp_path / "broken.wav")
-    save_cuts(tmp_path / "cuts.jsonl.gz", CutSet.from_cuts(cuts))
-    found = read_examples([str(tmp_path / "cuts.jsonl.gz")], LOGMEL, expected=None, cache=tmp_path, device=CPU)
+    found = read_examples([saved(tmp_path, cuts)], LOGMEL, expected=None, cache=tmp_path, device=CPU)
     assert [row["id"] for row in found.rejected] == ["utt001"]
     assert [item.id for item in found.items] == ["utt000", "utt002", "utt003", "utt004"]
+
+
+def saved(folder: Path, cuts: list[Cut]) -> str:
+    save_cuts(folder / "cuts.jsonl.gz", CutSet.from_cuts(cuts))
+    return str(folder / "cuts.jsonl.gz")
+
+
+def test_of_two_cuts_with_one_id_the_first_is_read(corpus: Path, tmp_path: Path) -> None:
+    """Its text is not trained on with the other's audio."""
+    first, second, third = list(load_cuts(corpus / "cuts.jsonl.gz"))[:3]
+    second.id = first.id
+    path = saved(tmp_path, [first, second, third])
+    found = read_examples([path], LOGMEL, expected=None, cache=tmp_path, device=CPU)
+    assert [item.id for item in found.items] == ["utt000", "utt002"]
+    assert [(row["id"], row["reason"]) for row in found.rejected] == [("utt000", "duplicate id")]
+    alone = read(corpus, LOGMEL, "cuts.jsonl.gz", tmp_path / "alone").items[0]
+    assert found.items[0].text == alone.text and (found.items[0].features == alone.features).all()
+
+
+def test_a_corpus_without_a_usable_recording_says_why(corpus: Path, tmp_path: Path) -> None:
+    cuts = list(load_cuts(corpus / "cuts.jsonl.gz"))[:2]
+    for cut in cuts:
+        cut.recording.sources[0].source = str(tmp_path / "gone.wav")
+    with pytest.raises(ConfigError, match=r"2 are rejected, the first, utt000: .*gone\.wav"):
+        read_examples([saved(tmp_path, cuts)], LOGMEL, expected=None, cache=tmp_path, device=CPU)
+
+
+def test_features_of_a_killed_computation_are_not_taken_for_those_before(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the new array and its index, then run on the data of before."""
+    cuts = list(load_cuts(corpus / "cuts.jsonl.gz"))
+    before, other = (saved(tmp_path / name, part) for name, part in (("a", cuts[:3]), ("b", cuts[3:])))
+    found = read_examples([before], LOGMEL, expected=None, cache=tmp_path, device=CPU)
+    kept = [np.array(item.features) for item in found.items]
+    with monkeypatch.context() as patch:
+        patch.setattr("voxtok.asr.features.write_json", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            read_examples([other], LOGMEL, expected=None, cache=tmp_path, device=CPU)
+    again = read_examples([before], LOGMEL, expected=None, cache=tmp_path, device=CPU)
+    assert found.items[0].text == alone.text and np.array_equal(found.items[0].features, alone.features)
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_features_of_another_model_are_refused(corpus: Path, tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def test_other_tokens_are_refused(folder: Path, tmp_path: Path) -> None:
         Transcriber.load(folder / "asr", device="cpu", tokenizers=(str(tmp_path / "tokenizer"),))
 
 
+def test_an_utterance_is_not_decoded_twice_into_one_folder(folder: Path, tmp_path: Path) -> None:
+    both = (str(folder / "dev_tokens"), str(folder / "train_tokens"))
+    with pytest.raises(ConfigError, match="utt000 is in several of"):
+        decode_asr(replace(decoding(folder, tmp_path), data=both))
+
+
 def test_one_folder_is_enough_for_transcribing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
