@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,16 +74,29 @@ class CorpusSize:
 
 
 def save_cuts(path: Path | str, cuts: Iterable[Cut]) -> CorpusSize:
-    """Write cuts to a .jsonl or .jsonl.gz file, whole or not at all; equal cuts give equal bytes."""
+    """Write cuts to a .jsonl or .jsonl.gz file, whole or not at all; equal cuts give equal bytes.
+
+    Raises:
+        ManifestError: a cut's audio lies inside a Shar folder, where a manifest cannot name it.
+    """
     size = CorpusSize()
 
     def rows() -> Iterator[Any]:
         for cut in cuts:
             size.add(cut)
+            _check_on_disk(cut)
             yield cut.to_dict()
 
     write_jsonl(path, rows())
     return size
+
+
+def _check_on_disk(cut: Cut) -> None:
+    tracks = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    recordings = [track.recording for track in tracks if isinstance(track, MonoCut | MultiCut)]
+    sources = [source for recording in recordings if recording is not None for source in recording.sources]
+    if any(source.type in ("memory", "shar") for source in sources):
+        raise ManifestError(f"{cut.id}: its audio lies inside a Shar folder: save it as files first (save_audios)")
 
 
 def unique_cuts(cuts: Iterable[Cut]) -> Iterator[tuple[Cut, BadAudio | None]]:
@@ -146,7 +160,7 @@ def _lines(path: Path) -> Iterator[Any]:
         for row in read_jsonl(path):
             yield deserialize_item(row)
             number += 1
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
         raise ManifestError(f"{path}: damaged after line {number} ({type(error).__name__}: {error})") from error
 
 

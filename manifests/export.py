@@ -221,7 +221,7 @@ def _one_word(cut_id: str) -> str:
 def _check_whole(cut: Cut) -> None:
     """Refuse what a line of a .tsv cannot say: its readers take whole files as they are."""
     if not cut.has_recording:
-        return
+        raise ConfigError(f"{cut.id} has no recording of its own that fairseq's .tsv could name")
     recording = cut.recording
     part = cut.start > 0 or recording.num_samples > cut.num_samples
     if part or recording.transforms:

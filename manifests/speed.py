@@ -7,12 +7,12 @@ perturbed cuts are encoded like others, and a store holds all speeds side by sid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut, MultiCut
 
 from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.manifests.identity import bare
 from voxtok.runtime.config import parse
-from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.errors import ConfigError, ManifestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,13 @@ def at_speeds(cuts: Iterable[Cut], factors: Sequence[float]) -> Iterator[Cut]:
     """Every cut at every speed, without its arrays, which belong to the old one.
 
     Worked: 2 s at speed 0.8 last 2.5 s, and a word from 1.0 to 1.5 s lies from 1.25 to 1.875 s.
+
+    Raises:
+        ManifestError: a mixed or padded cut, which has no recording of its own.
     """
     for cut in cuts:
+        if not isinstance(cut, MonoCut | MultiCut):
+            raise ManifestError(f"{cut.id} is mixed or padded: save its audio as a file first (save_audio)")
         for factor in factors:
             yield cut if factor == 1 else bare(cut).perturb_speed(factor)
 

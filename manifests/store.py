@@ -198,9 +198,10 @@ class TokenStore:
 
     def mark(self, shard: int) -> dict[str, Any] | None:
         """What a finished shard holds: hash of its inputs, counts."""
-        if not self._mark(shard).exists():
+        try:
+            mark: dict[str, Any] = read_json(self._mark(shard))
+        except FileNotFoundError:  # which another rank may have removed just now
             return None
-        mark: dict[str, Any] = read_json(self._mark(shard))
         return mark
 
     def reopen(self) -> None:
@@ -223,8 +224,11 @@ class TokenStore:
         """
         num_shards = len(inputs)
         marks = [self.done(shard, hashed) for shard, hashed in enumerate(inputs)]
-        if any(mark is None for mark in marks):
+        if None in marks:
             self.reopen()
+            # Another rank may have written the last shard, and the summary that is gone again, in between.
+            marks = [self.done(shard, hashed) for shard, hashed in enumerate(inputs)]
+        if None in marks:
             return None
         self._drop_beyond(num_shards)
         for folder in ("shar", "done"):

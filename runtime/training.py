@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -217,6 +218,13 @@ class Totals:
         return {name: round(total / max(count, 1.0), 5) for name, (total, count) in self._sums.items()}
 
 
+def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of metrics.jsonl, but for a last one that was cut off."""
+    if path.exists():
+        with suppress(ValueError):
+            yield from read_jsonl(path)
+
+
 class Metrics:
     """metrics.jsonl, one line a report, and TensorBoard where it is asked for; only the first rank writes.
 
@@ -229,8 +237,7 @@ class Metrics:
         if not ranks.is_first:
             return
         self._path = folder / "metrics.jsonl"
-        kept = [row for row in read_jsonl(self._path) if row["step"] <= resumed_step] if self._path.exists() else []
-        write_jsonl(self._path, kept)
+        write_jsonl(self._path, [row for row in _whole_rows(self._path) if row["step"] <= resumed_step])
         self._file = open(self._path, "a", encoding="utf-8")
         if tensorboard:
             self._board = require("torch.utils.tensorboard", "train").SummaryWriter(

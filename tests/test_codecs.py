@@ -29,6 +29,7 @@ from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.tokenize.codec import Codec
 from voxtok.tokenize.codec_quantizer import codec_codebook, open_codec
 from voxtok.tokenize.encode import encode_corpus
+from voxtok.tokenize.extract import ExtractConfig, extract, side_by_side
 from voxtok.tokenize.import_codec import codec_tokenizer, decode_codec, main
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.tokenizer import Tokenizer
@@ -118,6 +119,8 @@ def test_windows_are_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="window-s"):
         windows = WindowConfig(window_s=2.0, overlap_s=0.8)
         extract_samples(codec(folders["dac"]), babble(80100).numpy(), [0], windows)
+    with pytest.raises(ConfigError, match="window-s"):  # before any recording is read, long or not
+        next(extract([], codec(folders["dac"]), [0], side_by_side([0]), ExtractConfig(windows=windows)))
 
 
 @pytest.mark.parametrize("family", CODECS)

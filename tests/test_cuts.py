@@ -13,7 +13,8 @@ from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, Supervis
 from lhotse.supervision import AlignmentItem
 
 from voxtok.manifests.audio import read_audio
-from voxtok.manifests.cuts import load_cuts, unique_cuts
+from voxtok.manifests.cuts import load_cuts, save_cuts, unique_cuts
+from voxtok.manifests.identity import bare
 from voxtok.runtime.errors import BadAudio, ManifestError
 
 
@@ -97,6 +98,9 @@ def test_shar_folder(corpus: Path, tmp_path: Path) -> None:
     cuts = list(load_cuts(out))
     assert [cut.id for cut in cuts] == ["r0", "r1", "r2"]
     assert float(read_audio(cuts[2], 16000)[7]) == pytest.approx(0.2, abs=1e-4)
+    for unsaved in (cuts[0], cuts[0].pad(duration=9.0, preserve_id=True), bare(cuts[0])):
+        with pytest.raises(ManifestError, match="r0: its audio lies inside a Shar folder"):
+            save_cuts(tmp_path / "cuts.jsonl.gz", [unsaved])
 
 
 def test_relative_path_as_given_wins_over_the_manifests_folder(

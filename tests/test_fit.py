@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.commands import main
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
-from voxtok.runtime.files import read_json, read_jsonl, write_json
+from voxtok.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from voxtok.tokenize.encode import main as encode
 from voxtok.tokenize.fit import FitConfig, _source, choose, fit
 from voxtok.tokenize.load import load_upstream
@@ -106,6 +107,22 @@ def test_a_layer_that_is_not_there_is_a_named_error(corpus: Path, tmp_path: Path
         fit(config(corpus, tmp_path / "t", layer=3))
 
 
+@pytest.mark.parametrize(
+    ("options", "ranks", "message"),
+    [
+        ({"quantizer": "gumbel"}, Ranks(0, 2), "trains on one rank"),
+        ({"quantizer": "pq", "streams": 5}, Ranks(), "equal streams"),
+        ({"backend": "faiss"}, Ranks(0, 2), "runs in one process"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said_before_features_are_computed(
+    options: dict[str, Any], ranks: Ranks, message: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtok.tokenize.fit.extract", None)
+    with pytest.raises(ConfigError, match=message):
+        fit(config(corpus, tmp_path / "t", **options), ranks)
+
+
 def test_what_cannot_be_compiled_is_a_named_error(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mfcc: only models of the wav2vec2 family can be compiled"):
         fit(config(corpus, tmp_path / "t", compiled=True))
@@ -149,8 +166,10 @@ def test_a_cache_of_another_number_of_ranks_is_not_taken_for_the_whole(corpus: P
         assert sum(len(chunk.frames) for chunk in source.chunks()) < whole
     (tmp_path / "t" / "done.json").unlink()
     write_json(work / "inputs.json", inputs)
+    write_jsonl(work / "rejected.training.3of16.jsonl", [{"id": "x", "reason": "empty", "detail": ""}])
     fit(settings)
     assert read_json(tmp_path / "t" / "health.json")["frames"] == whole
+    assert not list(read_jsonl(tmp_path / "t" / "rejected.jsonl"))
 
 
 def test_the_command_prints_what_it_made(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

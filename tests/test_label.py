@@ -12,9 +12,9 @@ from lhotse import CutSet
 
 from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.manifests.store import TokenStore
-from voxtok.runtime.errors import ManifestError
+from voxtok.runtime.errors import CorruptFile, ManifestError
 from voxtok.runtime.files import read_json, read_jsonl
 from voxtok.tokenize.crops import UNKNOWN, Batch, load_corpus
 from voxtok.tokenize.encode import encode_corpus
@@ -43,6 +43,26 @@ def test_every_frame_has_the_part_of_the_phone_at_its_centre(lengths_s: list[flo
         if abs(where - round(where)) < 1e-6 or (not inside and centre_s < ends[-1] + 1e-6):
             continue  # a frame on a boundary, where rounding decides
         assert code == (0 if not inside else 1 + inside[0] * parts + math.floor(where))
+
+
+def test_of_equal_ids_the_first_is_labelled_and_a_killed_run_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = list(load_cuts(write_toy_corpus(tmp_path, [1.0, 1.2])))
+    told = LabelConfig(cuts=str(tmp_path / "twice.jsonl"), out=str(tmp_path / "phones"), of="phones")
+    save_cuts(told.cuts, [cuts[0], cuts[1].with_id(cuts[0].id)])
+    store = label(told)
+    assert [cut.duration for cut, _ in store] == [1.0]
+    assert [row["reason"] for row in read_jsonl(store.folder / "rejected.jsonl")] == ["duplicate id"]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenStore, "write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        label(told)
+    with pytest.raises(CorruptFile, match="has not finished"):
+        TokenStore.open(told.out)
 
 
 def test_a_store_of_phones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.audio import read_audio
 from voxtok.manifests.corpora import main
 from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.speed import at_speeds
 from voxtok.manifests.store import TokenStore
-from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.errors import ConfigError, ManifestError
 from voxtok.tokenize.encode import encode_corpus
 
 
@@ -32,6 +33,12 @@ def test_a_corpus_at_three_speeds_is_encoded_into_one_store(tmp_path: Path) -> N
     frames = {cut.id: tokens.num_frames for cut, tokens in TokenStore.open(tmp_path / "store")}
     assert frames["utt000_sp0.8"] == pytest.approx(1.25 * frames["utt000"], abs=2)
     assert frames["utt000_sp1.25"] == pytest.approx(0.8 * frames["utt000"], abs=2)
+
+
+def test_cuts_without_a_recording_of_their_own_are_named(tmp_path: Path) -> None:
+    (cut,) = load_cuts(write_toy_corpus(tmp_path, [1.0]))
+    with pytest.raises(ManifestError, match="utt000 is mixed or padded"):
+        list(at_speeds([cut.pad(duration=2.0, preserve_id=True)], [0.9]))
 
 
 @pytest.mark.parametrize("factors", ["[]", "[0.9,0.9]", "[12]"])

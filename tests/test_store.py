@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from lhotse.utils import fastcopy
 from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.export import Form, export, load_flat
+from voxtok.manifests.identity import bare
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
 from voxtok.runtime.errors import ConfigError, CorruptFile
@@ -224,6 +226,11 @@ def test_fairseq_was_given_the_whole_file_of_a_part(kind: str, cuts: list[Cut], 
         export(write(tmp_path / "s", [cuts[0], changed]), "fairseq", tmp_path / "f")
 
 
+def test_fairseq_was_given_a_path_none(cuts: list[Cut], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="utt000 has no recording of its own"):
+        export(write(tmp_path / "s", [bare(cuts[0].pad(duration=2.0, preserve_id=True))]), "fairseq", tmp_path / "f")
+
+
 def two_streams(folder: Path, cuts: list[Cut]) -> TokenStore:
     info = StoreInfo(fingerprint="f", frame_rate_hz=50.0, vocab_sizes=(4, 4), dedup=False, shard_size=9)
     store = TokenStore.create(folder, info)
@@ -243,6 +250,22 @@ def test_several_streams_are_kept_or_refused(cuts: list[Cut], tmp_path: Path) ->
     for action in refuse:
         with pytest.raises(ConfigError, match="stream"):
             action()
+
+
+def test_a_shard_that_another_rank_ends_while_this_one_looks_counts(
+    cuts: list[Cut], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its summary would be deleted, and never written again."""
+    store = write(tmp_path / "s", cuts)
+    done, looked = TokenStore.done, [0]
+
+    def late(self: TokenStore, shard: int, inputs: str) -> dict[str, Any] | None:
+        looked[0] += 1
+        return None if looked[0] == 1 else done(self, shard, inputs)
+
+    monkeypatch.setattr(TokenStore, "done", late)
+    assert store.finish(["x"] * 3) is not None
+    assert len(list(TokenStore.open(tmp_path / "s"))) == 5
 
 
 def test_a_shard_whose_file_is_gone_is_not_done(cuts: list[Cut], tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ def test_metrics_after_the_checkpoint_are_dropped_on_resuming(tmp_path: Path) ->
             metrics.add(step, {"loss": step / 10})
     with Metrics(tmp_path, Ranks(), resumed_step=20, tensorboard=False) as metrics:
         metrics.add(30, {"loss": 9.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4')  # a line that a full disk cut off
+    with Metrics(tmp_path, Ranks(), resumed_step=30, tensorboard=False):
+        pass
     with Metrics(tmp_path, Ranks(1, 2), resumed_step=0, tensorboard=False) as metrics:
         metrics.add(40, {"loss": 0.0})  # another rank writes nothing
     assert [(row["step"], row["loss"]) for row in read_jsonl(tmp_path / "metrics.jsonl")] == [

@@ -28,7 +28,7 @@ from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.extract import ExtractConfig, extract, side_by_side
-from voxtok.tokenize.fit_codebook import QuantizerConfig, check_layers, fit_codebook
+from voxtok.tokenize.fit_codebook import QuantizerConfig, check_fit, check_layers, fit_codebook
 from voxtok.tokenize.frame_cache import cached
 from voxtok.tokenize.frames import FrameSource, UtteranceFrames
 from voxtok.tokenize.load import load_upstream
@@ -129,6 +129,7 @@ def fit(config: FitConfig, ranks: Ranks | None = None) -> Tokenizer:
         for row in read_jsonl(out / "rejected.jsonl") if config.strict else ():
             raise BadAudio(row["id"], row["reason"], row["detail"])
         return Tokenizer(_described(config), upstream, Codebook.load(out / "codebook.safetensors"))
+    check_fit(config, upstream.width * len(config.layers), ranks)
     work = _work_folder(out, inputs, ranks)
     codebook, report = fit_codebook(
         _source(config, upstream, training, ranks, work, "training"),
@@ -230,13 +231,15 @@ def _inputs_hash(
 def _work_folder(out: Path, inputs: str, ranks: Ranks) -> Path:
     """The folder of half-done work, emptied where it belongs to other inputs."""
     work = out / "work"
+    ranks.barrier()  # every rank has read done.json
     if ranks.is_first:
         (out / "done.json").unlink(missing_ok=True)
         mark = work / "inputs.json"
         if not mark.exists() or read_json(mark) != inputs:
             shutil.rmtree(work, ignore_errors=True)
             write_json(mark, inputs)
-        for left in {*work.glob("cache.*"), *work.glob("rejected.*")} - {*work.glob(f"*of{ranks.world_size}*")}:
+        of = f"*of{ranks.world_size}"
+        for left in {*work.glob("cache.*"), *work.glob("rejected.*")} - {*work.glob(of), *work.glob(f"{of}.jsonl")}:
             # Of another number of ranks: its shares of the corpus are not these ranks'.
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     ranks.barrier()

@@ -13,6 +13,7 @@ from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.frames import FrameSource
 from voxtok.tokenize.kmeans import fit_kmeans
+from voxtok.tokenize.kmeans_faiss import check_faiss
 from voxtok.tokenize.kmeans_state import KMeansConfig
 
 QUANTIZERS = ("kmeans", "rvq", "pq", "opq", "vq", "gumbel", "fsq", "random-projection")
@@ -82,6 +83,27 @@ def check_layers(config: QuantizerConfig, layers: tuple[int, ...]) -> None:
         raise ConfigError("layers: give at least one number, each once")
     if config.quantizer == "pq" and (config.streams or 0) % len(layers):
         raise ConfigError(f"pq splits each of {len(layers)} layers alike: streams must be a multiple of that")
+
+
+def check_fit(config: QuantizerConfig, width: int, ranks: Ranks) -> None:
+    """Check what would stop a fit only after all features are computed.
+
+    Raises:
+        ConfigError: several ranks where one is needed, or a width that streams cannot share.
+        MissingPart: a package that is not installed.
+    """
+    match config.quantizer:
+        case "kmeans" | "rvq" | "random-projection":
+            if config.backend == "faiss":
+                check_faiss(ranks)
+        case "pq" | "opq":
+            from voxtok.tokenize.pq import group_width
+
+            group_width(width, config.streams or 1)
+        case kind:
+            from voxtok.tokenize.learned_fit import check_learned
+
+            check_learned(kind, ranks)
 
 
 def fit_codebook(

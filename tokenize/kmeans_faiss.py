@@ -1,6 +1,7 @@
 """The faiss backend: faiss.Kmeans on all frames, which must fit in memory, on the GPU where faiss has one."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,18 @@ STEPS = 25
 """faiss's own default."""
 
 
+def check_faiss(ranks: Ranks) -> Any:
+    """The package faiss.
+
+    Raises:
+        MissingPart: it is not installed.
+        ConfigError: several ranks.
+    """
+    if ranks.world_size > 1:
+        raise ConfigError("backend faiss runs in one process: start it without torchrun, or use backend voxtok")
+    return require("faiss", "faiss")
+
+
 def fit_faiss(source: FrameSource, config: KMeansConfig, ranks: Ranks, device: torch.device) -> State:
     """The finished state of a fit by faiss.
 
@@ -24,9 +37,7 @@ def fit_faiss(source: FrameSource, config: KMeansConfig, ranks: Ranks, device: t
         MissingPart: faiss is not installed.
         ConfigError: several ranks, more frames than `faiss_gb` holds, fewer than K, or not finite.
     """
-    if ranks.world_size > 1:
-        raise ConfigError("backend faiss runs in one process: start it without torchrun, or use backend voxtok")
-    faiss = require("faiss", "faiss")
+    faiss = check_faiss(ranks)
     frames = _all_frames(source, config)
     with_gpu = bool(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else False
     kmeans = faiss.Kmeans(

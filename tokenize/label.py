@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lhotse.cut import Cut
 
 from voxtok.manifests.audio import read_audio
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.identity import inputs_of
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
@@ -57,7 +57,8 @@ class LabelConfig:
 def label(config: LabelConfig) -> TokenStore:
     """Write the store, anew if it is there.
 
-    A cut without phones, or without usable audio where pauses are asked for, is a line in rejected.jsonl.
+    A second cut of one id, or a cut without phones, or without usable audio where pauses are asked for, is a line in
+    rejected.jsonl.
 
     Raises:
         ManifestError: no cut has phones, or the cuts cannot be read.
@@ -73,14 +74,18 @@ def label(config: LabelConfig) -> TokenStore:
         shard_size=SHARD_SIZE,
     )
     store = TokenStore.create(config.out, info)
+    store.reopen()
     write_json(store.folder / "labels.json", names)
     inputs: list[str] = []
-    for shard, first in enumerate(range(0, len(cuts), SHARD_SIZE)):
-        members = cuts[first : first + SHARD_SIZE]
-        inputs.append(sha256([fingerprint, [inputs_of(cut) for cut in members]]))
+    pairs = list(unique_cuts(cuts))
+    for shard, first in enumerate(range(0, len(pairs), SHARD_SIZE)):
+        members = pairs[first : first + SHARD_SIZE]
+        inputs.append(sha256([fingerprint, [[inputs_of(cut), twice is not None] for cut, twice in members]]))
         labelled, rejected = [], []
-        for cut in members:
+        for cut, twice in members:
             try:
+                if twice is not None:
+                    raise twice
                 labelled.append((cut, TokenSequence(codes_of(cut)[:, None], info.frame_rate_hz, fingerprint)))
             except BadAudio as error:
                 rejected.append(error.row())

@@ -18,6 +18,7 @@ from voxtok.manifests.codebook import Codebook
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import sha256
+from voxtok.runtime.optional import require
 from voxtok.runtime.training import Checkpoint, learning_rate, load_checkpoint, save_checkpoint
 from voxtok.tokenize.frames import FrameSource
 from voxtok.tokenize.kmeans_health import perplexity
@@ -28,6 +29,19 @@ log = logging.getLogger("voxtok")
 
 CHECKPOINT_STEPS = 100
 """Steps between checkpoints at least; they are made between pools."""
+
+
+def check_learned(kind: str, ranks: Ranks) -> None:
+    """Check what a quantizer of this kind needs before any frames are there.
+
+    Raises:
+        ConfigError: several ranks.
+        MissingPart: vq and fsq train with the package vector-quantize-pytorch.
+    """
+    if ranks.world_size > 1:
+        raise ConfigError(f"{kind} trains on one rank: run voxtok fit without torchrun, on any one device")
+    if kind != "gumbel":
+        require("vector_quantize_pytorch", "vq")
 
 
 def fit_autoencoder(
@@ -55,8 +69,7 @@ def fit_autoencoder(
         ConfigError: several ranks, fewer frames than tokens, frames that are not finite, impossible levels.
         MissingPart: vq and fsq train with the package vector-quantize-pytorch.
     """
-    if ranks.world_size > 1:
-        raise ConfigError(f"{config.kind} trains on one rank: run voxtok fit without torchrun, on any one device")
+    check_learned(config.kind, ranks)
     scale = _measure(source)
     if scale.num_frames < config.vocab_size:
         raise ConfigError(f"{scale.num_frames} frames cannot make {config.vocab_size} tokens: lower vocab-size")

@@ -192,7 +192,7 @@ def _features(utterance: Utterance, tokenizer: Tokenizer, reject: Callable[[BadA
         reject(error)
     except ConfigError as error:
         reject(BadAudio(utterance.cut.id, "too short", str(error)))
-    return torch.zeros(0, tokenizer.upstream.width)
+    return torch.zeros(0, tokenizer.upstream.width * len(tokenizer.config.layers))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ def greedy_seeds(frames: torch.Tensor, vocab_size: int, generator: torch.Generat
     nearest = _squared_distances(frames, squares, across, torch.tensor(chosen, device=frames.device))[0]  # (n,)
     while len(chosen) < vocab_size:
         nearest[chosen[-1]] = 0  # rounding must not choose it again
-        ends = nearest.double().cumsum(0)
+        ends = nearest.double().cpu().cumsum(0).to(frames.device)  # on CUDA its rounding differs from run to run
         if not ends[-1] > 0:
             break
         draws = torch.rand(num_candidates, generator=generator, device=frames.device, dtype=torch.float64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from voxtok.tokenize.lloyd import Tally
+from voxtok.tokenize.lloyd import Tally, segment_sums
 
 WORTH = 0.25
 """Exchanges are worth it whose split gains this share of what the merge costs: Lloyd steps then move the borders."""
@@ -94,18 +94,25 @@ def _split(frames: torch.Tensor, labels: torch.Tensor, means: torch.Tensor, clus
     of = place[labels[rows]]  # (r,) which of the clusters
     centres = means[clusters]
     offsets = frames.index_select(0, rows) - centres.index_select(0, of)  # (r, D)
-    directions = offsets.new_zeros(len(clusters), frames.shape[1]).index_add_(0, of, offsets * offsets[:, :1])
+    directions = _sums(offsets * offsets[:, :1], of, len(clusters))
     directions += torch.eye(*directions.shape, device=directions.device)  # never zero
     for _ in range(POWER_STEPS):
         directions = torch.nn.functional.normalize(directions)
         along = (offsets * directions.index_select(0, of)).sum(1)
-        directions = torch.zeros_like(directions).index_add_(0, of, offsets * along[:, None])
+        directions = _sums(offsets * along[:, None], of, len(clusters))
     half = of * 2 + (along > 0)
     sizes = torch.bincount(half, minlength=2 * len(clusters))
-    halves = offsets.new_zeros(2 * len(clusters), frames.shape[1]).index_add_(0, half, offsets)
+    halves = _sums(offsets, half, 2 * len(clusters))
     halves /= sizes.clamp(min=1)[:, None]
     left, right = halves[0::2], halves[1::2]
     both = sizes[0::2] * sizes[1::2] / (sizes[0::2] + sizes[1::2]).clamp(min=1)
     gains = both * (left - right).square().sum(1)
     order = gains.argsort(descending=True, stable=True)
     return _Splits(clusters[order].tolist(), gains[order].tolist(), (centres + left)[order], (centres + right)[order])
+
+
+def _sums(values: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Sums of values (n, D) by label in a fixed order: (count, D)."""
+    if values.device.type == "cuda":  # where index_add_ adds in any order
+        return segment_sums(values, labels, count).to(values.dtype)
+    return values.new_zeros(count, values.shape[1]).index_add_(0, labels, values)
