@@ -84,8 +84,8 @@ def decode_asr(config: DecodeAsrConfig, ranks: Ranks | None = None) -> dict[str,
     if repeated:
         raise ConfigError(f"{repeated[0]} is in several of data: decode each to a folder of its own")
     parts = [items[begin : begin + config.part_size] for begin in range(0, len(items), config.part_size)]
-    weights = [sha256_file(model / name) for name in ("asr.json", "model.safetensors")]
-    keys = [part_key(part, weights, config) for part in parts]
+    files = [sha256_file(path) for path in files_read(model, config.search)]
+    keys = [part_key(part, files, config) for part in parts]
     with Progress("decode-asr", sum(item.duration_s for item in items) / ranks.world_size) as progress:
         for number in range(ranks.rank, len(parts), ranks.world_size):
             if _done(config, number, keys[number]) is None:
@@ -113,14 +113,19 @@ def read_data(config: DecodeAsrConfig, recognizer: Recognizer, ranks: Ranks) -> 
     return found or read()
 
 
-def part_key(part: Sequence[Example], weights: Sequence[str], config: DecodeAsrConfig) -> str:
-    """Hash of all that decides a part's hypotheses."""
+def files_read(model: Path, search: SearchConfig) -> list[Path]:
+    """The recognizer's files, and those of its language model or graph."""
+    files = [model / "asr.json", model / "model.safetensors"]
+    files += [Path(search.lm)] if search.lm else []
+    return files + ([Path(search.graph) / "graph.fst"] if search.graph else [])
+
+
+def part_key(part: Sequence[Example], files: Sequence[str], config: DecodeAsrConfig) -> str:
+    """Hash of all that decides a part's hypotheses; `files` are hashes of `files_read`."""
     content = [
         [item.id, *array_hashes(item.tokens, item.durations, item.features, item.context)] for item in part
     ]  # fmt: skip
-    files = [sha256_file(config.search.lm)] if config.search.lm else []
-    files += [sha256_file(Path(config.search.graph) / "graph.json")] if config.search.graph else []
-    return sha256([content, list(weights), asdict(config.search), files, config.batch_frames])
+    return sha256([content, list(files), asdict(config.search), config.batch_frames])
 
 
 @torch.inference_mode()

@@ -18,19 +18,22 @@ from voxtok.asr.alignment import Word
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.decode_asr import DecodeAsrConfig, decode_asr
 from voxtok.asr.encoders import EncoderConfig
+from voxtok.asr.graph import make_graph
 from voxtok.asr.inputs import InputConfig
+from voxtok.asr.ngram import write_arpa
+from voxtok.asr.ngram_fit import kneser_ney
 from voxtok.asr.normalization import TextNormalization
 from voxtok.asr.recognizer import RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
 from voxtok.asr.search import SearchConfig
-from voxtok.asr.text import TextConfig, train_text_model
+from voxtok.asr.text import TextConfig, TextModel, train_text_model
 from voxtok.asr.train_asr import TrainAsrConfig, train_asr
 from voxtok.asr.transcribe import LongAudio, Transcriber, pause, plan
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.samples import resample
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
-from voxtok.runtime.files import read_jsonl
+from voxtok.runtime.files import read_json, read_jsonl
 from voxtok.tokenize.encode import encode_corpus
 
 pytestmark = pytest.mark.skipif(find_spec("speechbrain") is None, reason="encoders come from voxtok[speechbrain]")
@@ -129,6 +132,22 @@ def test_a_changed_search_is_decoded_anew(folder: Path, tmp_path: Path) -> None:
     before = (tmp_path / "parts/000000.json").stat().st_mtime_ns
     decode_asr(replace(config, search=SearchConfig(method="ctc-greedy")))
     assert (tmp_path / "parts/000000.json").stat().st_mtime_ns != before
+
+
+def test_a_changed_graph_is_decoded_anew(folder: Path, tmp_path: Path) -> None:
+    """The same n-grams with other weights: graph.json is as it was."""
+    pytest.importorskip("kaldi_decoder", reason="needs pip install 'voxtok[decode]'")
+    graph = tmp_path / "graph"
+    search = SearchConfig(method="graph", graph=str(graph), lm_weight=0.5)
+    config = replace(decoding(folder, tmp_path / "out"), search=search)
+    keys = []
+    for count in (1, 9):
+        said = [[word] for word in WORDS] + [["cat"]] * count
+        (tmp_path / "words.arpa").write_text(write_arpa(kneser_ney(said, (), 1)))
+        described = make_graph(TextModel.load(folder / "text.json"), tmp_path / "words.arpa", graph)
+        decode_asr(config)
+        keys.append((read_json(tmp_path / "out/parts/000000.json")["key"], described))
+    assert keys[0][0] != keys[1][0] and keys[0][1] == keys[1][1]
 
 
 def test_ranks_share_the_parts(folder: Path, tmp_path: Path) -> None:
