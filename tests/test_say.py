@@ -12,7 +12,7 @@ import torch
 from lhotse import SupervisionSegment
 
 from tests.tiny_vocoder import feature_facts, tiny_config, tiny_vocoder, token_facts
-from tests.toy_corpus import RATE, toy_speech
+from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer, tree
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.tokens import TokenSequence
@@ -27,7 +27,8 @@ from voxtok.tts.text import TextConfig, TextFrontEnd
 from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.utterances import Rows, Source
 from voxtok.vocoder.features import identity_fingerprint
-from voxtok.vocoder.speaker import load_speaker_model
+from voxtok.vocoder.model_config import SpeakerInput
+from voxtok.vocoder.speaker import load_speaker_model, mean_embedding
 from voxtok.vocoder.vocoder import Vocoder
 
 TEXTS = ["a big cat", "the cat sat", "at a bat", "big bats, and cats!"]
@@ -61,8 +62,11 @@ def untrained(
     tokenizer: Tokenizer, decoder: Decoder, rows: Rows = "frames", speakers: Speakers | None = None
 ) -> Synthesizer:
     torch.manual_seed(0)
+    speaker: SpeakerInput = "none"
+    if speakers is not None:
+        speaker = "table" if speakers.names else "embedding"
     shape = TtsShape(rows=rows, decoder=decoder, width=16, heads=2, encoder_blocks=1, decoder_blocks=1, kernel=3,
-                     speaker="table" if speakers else "none")  # fmt: skip
+                     speaker=speaker)  # fmt: skip
     source = Source(
         fingerprint=tokenizer.fingerprint, vocab_sizes=tokenizer.vocab_sizes, frame_rate_hz=tokenizer.frame_rate_hz,
         has_durations=False, pieces=False,
@@ -134,6 +138,18 @@ def test_speakers_are_named(tokenizer: Tokenizer) -> None:
         model.tokens(TEXTS[:1], Decoding(), seed=0)
     with pytest.raises(ConfigError, match="without speakers"):
         untrained(tokenizer, "parallel").tokens(TEXTS[:1], Decoding(), seed=0, speaker="ann")
+
+
+def test_an_embedding_is_that_of_all_recordings_given(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    measure = load_speaker_model("mini")
+    untrained(tokenizer, "parallel", speakers=Speakers(width=measure.width, model=measure.fingerprint)).save(tmp_path)
+    tokenizer.save(tmp_path / "tokenizer")
+    write_toy_corpus(tmp_path / "corpus", [1.0, 1.5])
+    recordings = load_cuts(tmp_path / "corpus")
+    for place in ("corpus", "corpus/audio"):
+        told = config(folder, tmp_path / "a.wav", words=(str(tmp_path), "a"), texts=None, speaker=str(tmp_path / place))
+        talker = open_talker(told)
+        np.testing.assert_allclose(talker.model.speaker, mean_embedding(measure, recordings), atol=1e-5)
 
 
 def test_one_sentence_to_a_file(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Scores of conversions: whose voice it is, and how far from the target's own reading."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lhotse import CutSet
 from lhotse.cut import Cut
@@ -14,7 +16,7 @@ from voxtok.runtime.commands import main
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError, ManifestError
 from voxtok.runtime.files import read_json
-from voxtok.vocoder.audio_folder import AudioFolder, Order
+from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
 from voxtok.vocoder.score_conversion import ScoreConversionConfig, score_conversion, table
 
 
@@ -83,3 +85,12 @@ def test_what_cannot_be_scored_is_named(originals: Path, tmp_path: Path, capsys:
     words = ["--converted", good, "--originals", str(originals), "--speaker-model", "mini"]
     assert main(["score-conversion", *words, "--out", str(tmp_path / "s.json"), "--device", "cpu"]) == 0
     assert "| b | 1 |" in capsys.readouterr().out
+
+
+def test_what_cannot_be_measured_is_left_out(originals: Path, tmp_path: Path) -> None:
+    good = conversion(originals, tmp_path / "good", "utt000", "utt003", "b")
+    silent = conversion(originals, tmp_path / "silent", "utt001", "utt001", "b")
+    write_wav(tmp_path / "silent" / "audio" / "utt001.wav", np.zeros(RATE, dtype=np.float32), RATE)
+    both = replace(scores(originals, good, tmp_path / "s.json"), converted=(good, silent))
+    assert [pair.source for pair in score_conversion(both)] == ["utt000"]
+    assert read_json(tmp_path / "s.json")["left_out"] == ["utt001"]

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tests.toy_corpus import toy_speech, write_toy_corpus
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.manifests.audio import read_audio
+from voxtok.manifests.cuts import load_cuts
+from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile
 from voxtok.vocoder.speaker import StatisticsSpeaker, load_speaker_model, mean_embedding, similarity, speech_statistics
 from voxtok.vocoder.speaker_fit import discriminant, main
 
@@ -19,17 +21,27 @@ def test_mini_gives_unit_vectors_that_loudness_hardly_changes() -> None:
     assert one.shape == (model.width,) and one.dtype == np.float32
     assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
     assert similarity(one, model.embed(samples * 0.2)) > 0.98
-    assert similarity(mean_embedding(model, [samples, samples]), one) == pytest.approx(1, abs=1e-5)
     for bad in (samples[:1000], np.zeros(32000, dtype=np.float32)):
         with pytest.raises(ConfigError, match="at least"):
             model.embed(bad)
 
 
+def test_a_speaker_is_measured_on_what_can_be(tmp_path: Path) -> None:
+    model = load_speaker_model("mini")
+    cuts = list(load_cuts(write_toy_corpus(tmp_path, [0.2, 1.0, 1.5, 2.0])))
+    gone = BadAudio("gone", "unreadable", "it is")
+    one, two, three = (model.embed(read_audio(cut, 16000)) for cut in cuts[1:])
+    for most, expected in ((None, one + two + three), (2, one + two), (1, one)):
+        found = mean_embedding(model, [gone, *cuts], most)
+        assert similarity(found, expected) == pytest.approx(1, abs=1e-6)
+        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+    for nothing, why in (([], "there is none"), ([gone], "gone: unreadable"), (cuts[:1], "utt000: a speaker is")):
+        with pytest.raises(ConfigError, match=why):
+            mean_embedding(model, nothing)
+
+
 def test_real_voices_are_told_apart(voxtok_data: Path) -> None:
     """Speakers that were in no fit: halves of one utterance are nearer to each other than to another speaker's."""
-    from voxtok.manifests.audio import read_audio
-    from voxtok.manifests.cuts import load_cuts
-
     model = load_speaker_model("mini")
     first: dict[str, list[np.ndarray]] = {}
     for cut in load_cuts(voxtok_data / "vctk14"):

@@ -110,6 +110,8 @@ def test_speakers_of_the_source_by_name_and_by_recording(folder: Path, tmp_path:
         "utterances": 3,
         "rejected": 0,
     }
+    of_folder = config(folder, "embedding", tmp_path / "folder", speaker=str(folder / "audio"))
+    assert synthesize(of_folder) == {"utterances": 3, "rejected": 0}  # though one file of it is too short
     with pytest.raises(ConfigError, match="--speaker"):
         synthesize(config(folder, "embedding", tmp_path / "x", speaker="nobody"))
 

@@ -11,27 +11,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from voxtok.manifests.audio import read_audio
-from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
 from voxtok.runtime.errors import BadAudio, BadText, ConfigError
 from voxtok.runtime.files import read_json, sha256, sha256_file, write_json
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tts.failures import failure_of
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.refinement import Decoding
 from voxtok.tts.sentences import count_failures, read_sentences, said_text, with_tokens
 from voxtok.tts.synthesizer import Speaker, Synthesizer, tts_folder
-from voxtok.tts.text_to_tokens import AtOnce, OneByOne, TextToTokens, is_lm, key_of_model
+from voxtok.tts.text_to_tokens import AtOnce, OneByOne, TextToTokens, is_lm, key_of_model, tokens_of_recording
 from voxtok.tts.tts_lm import Drawing, LmSynthesizer
 from voxtok.tts.voice import Voice, reference_voice, vocoder_voice
 from voxtok.vocoder.audio_folder import AudioFolder, Order, write_wav
 from voxtok.vocoder.conversion import Blend
 from voxtok.vocoder.matching import Weighting
-from voxtok.vocoder.speaker import load_speaker_model
+from voxtok.vocoder.reference import reference_cuts
+from voxtok.vocoder.speaker import load_speaker_model, mean_embedding
 
 AT_ONCE = 32
 """Sentences whose tokens are made together; changes no result."""
@@ -183,16 +181,8 @@ def _open_lm(config: SayConfig, folder: Path) -> tuple[OneByOne, Speaker | None]
     key = sha256_file(Path(config.rescorer) / "model.safetensors") if config.rescorer else None
     speaker: str | TokenSequence | None = config.speaker if model.conditions.voice == "table" else None
     if model.conditions.voice == "prompt" and config.speaker is not None:
-        speaker = tokens_of_recording(config.speaker, folder / "tokenizer", config)
+        speaker = tokens_of_recording(config.speaker, folder / "tokenizer", config.device, config.upstream)
     return OneByOne(model, config.drawing, speaker, rescorer, key, config.seed), config.speaker
-
-
-def tokens_of_recording(recording: str, tokenizer: Path, config: SayConfig) -> TokenSequence:
-    """Tokens of a recording, as the voice to speak in."""
-    opened = Tokenizer.load(tokenizer, device=config.device, upstream=config.upstream)
-    (cut,) = load_cuts(recording)
-    rate = opened.upstream.sampling_rate
-    return opened.encode(read_audio(cut, rate), rate)
 
 
 def say(config: SayConfig, ranks: Ranks | None = None) -> dict[str, Any] | None:
@@ -264,8 +254,7 @@ def _speaker(config: SayConfig, model: Synthesizer) -> Speaker | None:
     measure = load_speaker_model(config.speaker_model, device=config.device)
     if measure.fingerprint != model.speakers.model:
         raise ConfigError("this model's speaker embeddings were measured by another --speaker-model")
-    (cut,) = load_cuts(config.speaker)
-    return measure.embed(read_audio(cut, measure.sampling_rate))
+    return mean_embedding(measure, reference_cuts(config.speaker))
 
 
 def _summary(utterances: int, rejected: int, speech_s: float, spent_s: float, load_s: float) -> dict[str, Any]:

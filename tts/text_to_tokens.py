@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from voxtok.manifests.audio import read_audio
+from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.tokens import TokenSequence
-from voxtok.runtime.errors import BadText
+from voxtok.runtime.errors import BadText, ConfigError
 from voxtok.runtime.files import sha256, sha256_file
+from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.refinement import Decoding
 from voxtok.tts.synthesizer import Speaker, Synthesizer, model_key
@@ -113,6 +116,20 @@ class OneByOne:
     def tokens(self, texts: Sequence[str]) -> list[TokenSequence | BadText]:
         """See TextToTokens."""
         return self.model.tokens(texts, self.drawing, seed=self.seed, speaker=self.speaker, rescorer=self.rescorer)
+
+
+def tokens_of_recording(recording: str, tokenizer: Path, device: str, upstream: str | None) -> TokenSequence:
+    """Tokens of a recording, for a language model to go on in its voice.
+
+    Raises:
+        ConfigError: there are several, or none.
+    """
+    cuts = list(load_cuts(recording))
+    if len(cuts) != 1:
+        raise ConfigError(f"--speaker {recording} has {len(cuts)} recordings: give the one whose voice shall go on")
+    opened = Tokenizer.load(tokenizer, device=device, upstream=upstream)
+    rate = opened.upstream.sampling_rate
+    return opened.encode(read_audio(cuts[0], rate), rate)
 
 
 def is_lm(folder: Path | str) -> bool:

@@ -4,14 +4,14 @@ out/voices.json    what measured them, and the embedding of each speaker
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from lhotse.cut import Cut
 
-from voxtok.manifests.audio import Samples, read_audio
-from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import read_description, write_json
 from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.speaker import Embedding, SpeakerModel, mean_embedding
@@ -34,19 +34,16 @@ class TrainedVoices:
     @classmethod
     def measure(cls, cuts: Iterable[Cut], model: SpeakerModel) -> "TrainedVoices":
         """The speakers of a corpus; one without a recording that can be measured is left out."""
-        found: dict[str, list[Samples]] = {}
+        recordings: dict[str, list[Cut]] = {}
         for cut in cuts:
-            speaker = (cut.supervisions[0].speaker or "") if cut.supervisions else ""
-            if not cut.has_recording or len(found.setdefault(speaker, [])) == RECORDINGS:
-                continue
-            try:
-                samples = read_audio(cut, model.sampling_rate)
-                model.embed(samples)
-            except (BadAudio, ConfigError):  # unreadable, silent or too short to measure a speaker on
-                continue
-            found[speaker].append(samples)
-        means = {speaker: mean_embedding(model, samples) for speaker, samples in found.items() if samples}
-        return cls(model.fingerprint, means)
+            if cut.has_recording:
+                speaker = (cut.supervisions[0].speaker or "") if cut.supervisions else ""
+                recordings.setdefault(speaker, []).append(cut)
+        found: dict[str, Embedding] = {}
+        for speaker, own in recordings.items():
+            with suppress(ConfigError):
+                found[speaker] = mean_embedding(model, own, RECORDINGS)
+        return cls(model.fingerprint, found)
 
     def save(self, folder: Path) -> None:
         """Write voices.json."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from lhotse.cut import Cut
 
 from voxtok.manifests.audio import Samples, read_audio
@@ -53,8 +52,8 @@ def tts_quality(config: TtsQualityConfig) -> dict[str, Any]:
     """Measure every sentence; writes the JSON and returns it.
 
     Raises:
-        ManifestError: not a folder of said sentences, or a voice without a recording that can be used.
-        ConfigError: no sentence has the id of a reference.
+        ManifestError: not a folder of said sentences.
+        ConfigError: no sentence has the id of a reference, or a voice has no recording that can be measured.
     """
     said = Path(config.said)
     if not (said / "summary.json").exists():
@@ -64,7 +63,7 @@ def tts_quality(config: TtsQualityConfig) -> dict[str, Any]:
     if config.reference and not any(cut.id in references for cut in cuts):
         raise ConfigError(f"no sentence of {said} has the id of a recording of {config.reference}")
     measure = load_speaker_model(config.speaker_model, device=config.device)
-    voices = {name: voice_embedding(measure, name) for name in config.voices}
+    voices = {name: mean_embedding(measure, reference_cuts(name), VOICE_RECORDINGS) for name in config.voices}
     rows = []
     with Progress("tts-quality", sum(cut.duration for cut in cuts)) as progress:
         for cut in cuts:
@@ -114,23 +113,6 @@ def spoken_part(samples: Samples) -> Samples:
     """Without silence before and after the speech."""
     start_s, stop_s = speech_span_s(samples, RATE)
     return samples[round(start_s * RATE) : max(round(stop_s * RATE), round(start_s * RATE) + 1)]
-
-
-def voice_embedding(measure: SpeakerModel, path: str) -> Embedding:
-    """Of a voice's first recordings.
-
-    Raises:
-        ManifestError: none can be used.
-    """
-    recordings: list[npt.NDArray[np.float32]] = []
-    for cut in reference_cuts(path):
-        if len(recordings) == VOICE_RECORDINGS:
-            break
-        if not isinstance(cut, BadAudio) and _embedding(measure, cut) is not None:
-            recordings.append(read_audio(cut, measure.sampling_rate))
-    if not recordings:
-        raise ManifestError(f"{path}: no recording of this voice can be measured")
-    return mean_embedding(measure, recordings)
 
 
 def means(rows: Sequence[Row]) -> dict[str, float]:

@@ -2,16 +2,13 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.audio import read_audio
 from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
@@ -24,7 +21,7 @@ from voxtok.tokenize.windows import WindowConfig, windows_of
 from voxtok.vocoder.features import FeatureConfig, Features
 from voxtok.vocoder.pool import Measured, Pool, is_up_to_date
 from voxtok.vocoder.reference import of_speaker, reference_cuts, without_silent_ends
-from voxtok.vocoder.speaker import Embedding, SpeakerModel, load_speaker_model
+from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model, mean_embedding
 
 log = logging.getLogger("voxtok")
 
@@ -107,6 +104,7 @@ def pool_of(
 
     Raises:
         ManifestError: not one recording can be used.
+        ConfigError: the speaker can be measured on none.
     """
     listed = list(without_silent_ends(cuts, features.upstream.sampling_rate) if trim else cuts)
     rejected = [cut for cut in listed if isinstance(cut, BadAudio)]
@@ -128,24 +126,10 @@ def pool_of(
     if not parts:
         why = f": {rejected[0]}" if rejected else ""
         raise ManifestError(f"the reference has no recording that can be used{why}")
-    speaker = None if speaker_model is None else measured(usable, speaker_model)
+    speaker = None
+    if speaker_model is not None:
+        speaker = Measured(speaker_model.fingerprint, tuple(mean_embedding(speaker_model, usable).tolist()))
     return Pool(torch.cat(parts), features.description, duration_s, speaker=speaker), rejected
-
-
-def measured(cuts: Iterable[Cut], model: SpeakerModel) -> Measured:
-    """The mean embedding of a speaker's recordings, as far as they can be read and are long enough.
-
-    Raises:
-        ConfigError: none is.
-    """
-    found: list[Embedding] = []
-    for cut in cuts:
-        with suppress(BadAudio, ConfigError):
-            found.append(model.embed(read_audio(cut, model.sampling_rate)))
-    if not found:
-        raise ConfigError("no recording of the reference is long enough to measure the speaker on")
-    mean = np.mean(found, axis=0)
-    return Measured(model.fingerprint, tuple((mean / np.linalg.norm(mean)).tolist()))
 
 
 def make_pool(config: PoolConfig) -> Pool:

@@ -5,6 +5,7 @@ similar to the target's recordings than to the source speaker's. Where the targe
 mel-cepstral distortion to that reading, along the cheapest alignment, is compared with that of the unconverted source.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,10 +17,12 @@ from lhotse.cut import Cut
 from voxtok.manifests.audio import Samples, read_audio
 from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.config import parse
-from voxtok.runtime.errors import ConfigError, ManifestError
+from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
 from voxtok.runtime.files import write_json
 from voxtok.vocoder.speaker import Embedding, SpeakerModel, load_speaker_model, mean_embedding, similarity
 from voxtok.vocoder.spectral import mel_cepstral_distortion
+
+log = logging.getLogger("voxtok")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Originals:
         if not own:
             raise ManifestError(f"the originals have no recording of {speaker}")
         others = [cut for cut in own if text_of(cut) != text] or own
-        return mean_embedding(self._model, [read_audio(cut, self._model.sampling_rate) for cut in others])
+        return mean_embedding(self._model, others)
 
     def reading(self, speaker: str, text: str) -> Cut | None:
         """The speaker's own reading of a sentence."""
@@ -84,7 +87,7 @@ class Originals:
 
 
 def score_conversion(config: ScoreConversionConfig) -> list[Pair]:
-    """Write and return the scores of every pair of different speakers.
+    """Write and return the scores of every pair of different speakers that can be measured.
 
     Raises:
         ConfigError: there is no such pair.
@@ -92,15 +95,20 @@ def score_conversion(config: ScoreConversionConfig) -> list[Pair]:
     """
     model = load_speaker_model(config.speaker_model, device=config.device)
     originals = Originals(list(load_cuts(config.originals)), model)
-    pairs = [
-        scored(cut, originals, model)
-        for folder in config.converted
-        for cut in load_cuts(folder)
-        if cut.id not in originals.by_id or speaker_of(originals.by_id[cut.id]) != speaker_of(cut)
-    ]
+    pairs: list[Pair] = []
+    left_out: list[str] = []
+    for cut in (cut for folder in config.converted for cut in load_cuts(folder)):
+        if cut.id in originals.by_id and speaker_of(originals.by_id[cut.id]) == speaker_of(cut):
+            continue
+        try:
+            pairs.append(scored(cut, originals, model))
+        except (BadAudio, ConfigError) as error:  # unreadable, silent or too short to measure
+            log.warning("left out: %s: %s", cut.id, error)
+            left_out.append(cut.id)
     if not pairs:
         raise ConfigError("there are no conversions between different speakers to score")
-    write_json(Path(config.out), {"summary": summary(pairs), "pairs": [asdict(pair) for pair in pairs]})
+    report = {"summary": summary(pairs), "pairs": [asdict(pair) for pair in pairs], "left_out": left_out}
+    write_json(Path(config.out), report)
     return pairs
 
 

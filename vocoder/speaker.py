@@ -8,18 +8,20 @@ and pitch range, nothing else; where verification matters give the folder of a t
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from lhotse.cut import Cut
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from voxtok.manifests.audio import read_audio
 from voxtok.runtime.distributed import pick_device
-from voxtok.runtime.errors import ConfigError, CorruptFile, one_line
+from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile, one_line
 from voxtok.runtime.files import read_description, sha256, write_bytes, write_json
 from voxtok.runtime.optional import require_speechbrain
 from voxtok.vocoder.f0 import pitch
@@ -86,15 +88,32 @@ def similarity(one: Embedding, other: Embedding) -> float:
     return float(np.dot(one, other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12))
 
 
-def mean_embedding(model: SpeakerModel, recordings: Sequence[Samples]) -> Embedding:
-    """The embedding of several recordings of one speaker: their mean, at unit length.
+def mean_embedding(model: SpeakerModel, cuts: Iterable[Cut | BadAudio], most: int | None = None) -> Embedding:
+    """The embedding of one speaker's recordings: their mean, at unit length.
+
+    Args:
+        model: measures each.
+        cuts: recordings; those that cannot be read, or are too short or silent, are passed over.
+        most: how many are measured, the first that can be; None measures all.
 
     Raises:
-        ConfigError: there is none, or none that is long enough.
+        ConfigError: none can; says what is wrong with the first.
     """
-    if not recordings:
-        raise ConfigError("an embedding needs at least one recording of the speaker")
-    return _unit(np.mean([model.embed(samples) for samples in recordings], axis=0))
+    found: list[Embedding] = []
+    wrong: list[str] = []
+    for cut in cuts:
+        if len(found) == most:
+            break
+        if isinstance(cut, BadAudio):
+            wrong.append(str(cut))
+            continue
+        try:
+            found.append(model.embed(read_audio(cut, model.sampling_rate)))
+        except (BadAudio, ConfigError) as error:
+            wrong.append(str(error) if isinstance(error, BadAudio) else f"{cut.id}: {error}")
+    if not found:
+        raise ConfigError(f"no recording to measure the speaker on ({wrong[0] if wrong else 'there is none'})")
+    return _unit(np.mean(found, axis=0))
 
 
 def speech_statistics(samples: Samples) -> npt.NDArray[np.float32]:

@@ -9,10 +9,10 @@ import numpy as np
 from lhotse.cut import Cut
 
 from voxtok.manifests.audio import Samples, read_audio
-from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.samples import resample
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.vocoder.conditions import Speaker
+from voxtok.vocoder.reference import reference_cuts
 from voxtok.vocoder.speaker import SpeakerModel, load_speaker_model, mean_embedding
 from voxtok.vocoder.vocoder import Vocoder
 
@@ -74,8 +74,7 @@ class Voices:
             return self.speaker
         if not Path(self.speaker).exists():
             raise ConfigError(f"--speaker {self.speaker}: give source, or a recording, a folder or cuts of the speaker")
-        rate = self.model.sampling_rate
-        return mean_embedding(self.model, [read_audio(cut, rate) for cut in load_cuts(self.speaker)])
+        return mean_embedding(self.model, reference_cuts(self.speaker))
 
     @cached_property
     def model(self) -> SpeakerModel:
