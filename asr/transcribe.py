@@ -1,14 +1,13 @@
 """`voxtok transcribe`: audio files -> text in one call, a line of JSON a file, with times and confidences of words.
 
-Files longer than a window are read, encoded and decoded window by window, so that memory does not grow with them; of
-two windows that overlap, each gives the words of its side of the longest pause between.
+Files longer than a window are read, encoded and decoded window by window, so that memory does not grow with them.
 """
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from voxtok.asr.alignment import Word, align, confidence_of, frame_edges_s, word
 from voxtok.asr.decode_asr import model_folder
 from voxtok.asr.examples import Example, collate, example_of, require_source, side_by_side
 from voxtok.asr.features import FeatureExtractor, open_extractor
+from voxtok.asr.long_audio import LongAudio, Window, joined, plan
 from voxtok.asr.recognizer import Recognizer
 from voxtok.asr.search import SearchConfig, Searcher, default_search
 from voxtok.asr.tokenizers import open_tokenizers
@@ -27,34 +27,14 @@ from voxtok.manifests.audio import describe, num_samples, read_span
 from voxtok.manifests.samples import mono, resample
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import pick_device
-from voxtok.runtime.errors import BadAudio, ConfigError
+from voxtok.runtime.errors import BadAudio, ConfigError, VoxtokError
 from voxtok.runtime.files import atomic
+from voxtok.tokenize.batches import halve_on_oom
 from voxtok.tokenize.tokenizer import Tokenizer
 
 Samples = npt.NDArray[np.float32]
 Read = Callable[[int, int], Samples]
 """Samples start .. stop of a recording."""
-
-LEAST_OVERLAP_S = 1.0
-"""A word should fit into it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongAudio:
-    """How recordings longer than a window are cut."""
-
-    window_s: float = 30.0
-    """Length of a window; shorter recordings are decoded whole."""
-    overlap_s: float = 6.0
-    """What neighbouring windows share; the pause that divides them is looked for here."""
-    batch: int = 8
-    """Windows decoded at a time; memory grows with it."""
-
-    def __post_init__(self) -> None:
-        if not LEAST_OVERLAP_S <= self.overlap_s <= self.window_s / 2 or self.batch < 1:
-            raise ConfigError(
-                f"long.overlap-s is between {LEAST_OVERLAP_S} and half of long.window-s, long.batch at least 1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +70,14 @@ class Transcript:
         duration_s: of the audio.
         confidence: geometric mean of the words'; None without words, or without an alignment.
         words: with their times.
+        no_path: begin and end in seconds of windows in which the search, with a graph, found no path.
     """
 
     text: str
     duration_s: float
     confidence: float | None
     words: tuple[Word, ...]
+    no_path: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,35 +172,32 @@ class Transcriber:
         spans = plan(length, round(self.long.window_s * rate), round(self.long.overlap_s * rate))
         if len(spans) > 1 and not self._aligns:
             raise ConfigError("long recordings are joined by times of words: train with CTC or a transducer")
-        words: list[Word] = []
         waiting = iter(spans)
-        found: list[tuple[int, int, list[Word]]] = []
+        windows: list[Window] = []
         while chosen := list(islice(waiting, self.long.batch)):
-            found = found[-1:] + self._windows(read, chosen)
-            for (_, stop, before), (start, _, after) in pairwise(found):
-                cut_s = pause(before, start / rate, stop / rate)
-                words += [word for word in before if middle(word) < cut_s]
-                after[:] = [word for word in after if middle(word) >= cut_s]
-        words += found[-1][2]
+            windows += halve_on_oom(chosen, lambda spans: self._windows(read, spans))
+        words = joined(windows)
         text = " ".join(word.text for word in words)
-        return Transcript(text, length / rate, confidence_of(words), tuple(words))
+        no_path = tuple((window.start_s, window.stop_s) for window in windows if window.words is None)
+        return Transcript(text, length / rate, confidence_of(words), tuple(words), no_path)
 
     @torch.inference_mode()
-    def _windows(self, read: Read, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[Word]]]:
-        """Each span with its words, in seconds of the recording."""
+    def _windows(self, read: Read, spans: Sequence[tuple[int, int]]) -> list[Window]:
+        """What is heard in each span."""
         items = [self._example(read(start, stop)) for start, stop in spans]
         recognizer = self.searcher.recognizer
         encoded = recognizer.encode(collate(items).to(recognizer.device))
         found = []
         rows = zip(spans, items, self.searcher.search(encoded), strict=True)
         for place, ((start, stop), item, nbest) in enumerate(rows):
-            words: list[Word] = []
+            start_s, words = start / self.sampling_rate, None
             if nbest:
                 frames = encoded.values[place, : int(encoded.lengths[place])]
                 edges_s = frame_edges_s(item, recognizer.source, recognizer.config.encoder.subsampling, len(frames))
-                edges_s = [start / self.sampling_rate + edge_s for edge_s in edges_s]
-                words = words_of(recognizer.text, nbest[0].numbers, align(recognizer, frames, nbest[0]), edges_s)
-            found.append((start, stop, words))
+                edges_s = [start_s + edge_s for edge_s in edges_s]
+                pieces = align(recognizer, frames, nbest[0])
+                words = tuple(words_of(recognizer.text, nbest[0].numbers, pieces, edges_s))
+            found.append(Window(start_s, stop / self.sampling_rate, words))
         return found
 
     def _example(self, samples: Samples) -> Example:
@@ -239,30 +218,6 @@ class Transcriber:
         return self.searcher.recognizer.ctc is not None or self.searcher.config.method.startswith("transducer")
 
 
-def plan(length: int, window: int, overlap: int) -> list[tuple[int, int]]:
-    """Spans of `length` samples: windows that overlap, the last one as long as what is left.
-
-    Worked: 25 in windows of 10 that overlap by 2 are 0-10, 8-18, 16-25.
-    """
-    if length <= window:
-        return [(0, length)]
-    return [(start, min(start + window, length)) for start in range(0, length - overlap, window - overlap)]
-
-
-def pause(words: Sequence[Word], begin_s: float, end_s: float) -> float:
-    """The middle of the longest time between the middles of words, within begin_s .. end_s."""
-    inside = [middle(word) for word in words if begin_s < middle(word) < end_s]
-    points = [begin_s, *inside, end_s]
-    before, after = max(pairwise(points), key=lambda pair: pair[1] - pair[0])
-    return (before + after) / 2
-
-
-def middle(word: Word) -> float:
-    """The time in the middle of a word that has times."""
-    assert word.start_s is not None and word.end_s is not None
-    return (word.start_s + word.end_s) / 2
-
-
 def transcribe_files(transcriber: Transcriber, files: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each file: text, duration_s, confidence and words, or the reason why there is none."""
     for file in files:
@@ -270,6 +225,8 @@ def transcribe_files(transcriber: Transcriber, files: Sequence[str]) -> Iterator
             yield {"file": file, **asdict(transcriber.file(file))}
         except BadAudio as error:
             yield {"file": file, "reason": error.reason, "detail": error.detail}
+        except VoxtokError as error:
+            yield {"file": file, "reason": "not transcribed", "detail": str(error)}
 
 
 def main(argv: Sequence[str]) -> int:

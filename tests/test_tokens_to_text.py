@@ -4,31 +4,32 @@ import json
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+import torch
 
 from tests.toy_voice import LETTER_S, RATE, SPACE_S, WORDS, say, sentence, voice_tokenizer, write_voice
 from voxtok.asr import transcribe
-from voxtok.asr.alignment import Word
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.decode_asr import DecodeAsrConfig, decode_asr
 from voxtok.asr.encoders import EncoderConfig
 from voxtok.asr.graph import make_graph
-from voxtok.asr.inputs import InputConfig
+from voxtok.asr.inputs import InputConfig, Inputs
+from voxtok.asr.long_audio import LongAudio
 from voxtok.asr.ngram import write_arpa
 from voxtok.asr.ngram_fit import kneser_ney
 from voxtok.asr.normalization import TextNormalization
-from voxtok.asr.recognizer import RecognizerConfig
+from voxtok.asr.padded import Padded
+from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
-from voxtok.asr.search import SearchConfig
+from voxtok.asr.search import SearchConfig, Searcher
 from voxtok.asr.text import TextConfig, TextModel, train_text_model
 from voxtok.asr.train_asr import TrainAsrConfig, train_asr
-from voxtok.asr.transcribe import LongAudio, Transcriber, pause, plan
+from voxtok.asr.transcribe import Transcriber
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.samples import resample
 from voxtok.runtime.distributed import Ranks
@@ -205,14 +206,16 @@ def test_bad_files_are_named_and_the_others_transcribed(
     soundfile.write(tmp_path / "short.wav", np.zeros(50, dtype=np.float32), RATE)
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE, dtype=np.float32), RATE)
     soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan, dtype=np.float32), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "huge.wav", np.full(RATE, 1e30, dtype=np.float32), RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "good.wav", np.stack([say(sentence(1), 1)] * 2, axis=1), RATE)
     (tmp_path / "noise.wav").write_bytes(b"no audio")
-    names = ("empty", "short", "nan", "noise", "missing", "silent", "good")
+    names = ("empty", "short", "nan", "noise", "missing", "huge", "silent", "good")
     files = [str(tmp_path / f"{name}.wav") for name in names]
     assert transcribe.main([str(folder / "asr"), *files, "--device", "cpu", "--out", str(tmp_path / "out.jsonl")]) == 1
     rows = dict(zip(names, read_jsonl(tmp_path / "out.jsonl"), strict=True))
     assert {name: row["reason"] for name, row in rows.items() if "reason" in row} == {
         "empty": "empty", "short": "too short", "nan": "non-finite", "noise": "unreadable", "missing": "missing",
+        "huge": "not transcribed",
     }  # fmt: skip
     assert rows["good"]["text"] == sentence(1)
     assert rows["silent"]["text"] == "" and rows["silent"]["words"] == [] and rows["silent"]["confidence"] is None
@@ -239,25 +242,35 @@ def test_windows_of_long_audio_give_the_words_of_the_whole(folder: Path, tmp_pat
     assert windows.file(tmp_path / "long.wav") == found
 
 
+def test_windows_that_memory_does_not_hold_are_decoded_by_fewer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = say(" ".join(sentence(seed) for seed in range(6)), 5)
+    transcriber = Transcriber.load(folder / "asr", device="cpu", long=LongAudio(window_s=5.0, overlap_s=2.0))
+    found, encode = transcriber(samples, RATE), Recognizer.encode
+
+    def full(recognizer: Recognizer, inputs: Inputs) -> Padded:
+        if inputs.tokens is not None and len(inputs.tokens.lengths) > 1:
+            raise torch.OutOfMemoryError
+        return encode(recognizer, inputs)
+
+    monkeypatch.setattr(Recognizer, "encode", full)
+    assert transcriber(samples, RATE) == found
+
+
+def test_windows_without_a_path_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a graph's search leaves them whose beam is narrow."""
+    transcriber = Transcriber.load(folder / "asr", device="cpu", long=LongAudio(window_s=5.0, overlap_s=2.0, batch=2))
+    samples = say(" ".join(sentence(seed) for seed in range(6)), 5)[: 8 * RATE]
+    assert transcriber(samples, RATE).no_path == ()
+    search = Searcher.search
+    monkeypatch.setattr(Searcher, "search", lambda self, encoded: [search(self, encoded)[0], []])
+    found = transcriber(samples, RATE)
+    assert found.no_path == ((3.0, 8.0),) and found.text
+    assert max(word.end_s or 0.0 for word in found.words) < 5.0
+
+
 def test_other_rates_are_resampled(folder: Path) -> None:
     transcriber = Transcriber.load(folder / "asr", device="cpu")
     twice = resample(say(sentence(0), 0), RATE, 2 * RATE)
     assert transcriber(twice, 2 * RATE).text == sentence(0)
     with pytest.raises(ConfigError, match="too short"):
         transcriber(np.zeros(10), RATE)
-
-
-def test_spans_cover_everything_once_beside_their_overlaps() -> None:
-    assert plan(25, 10, 2) == [(0, 10), (8, 18), (16, 25)]
-    assert plan(10, 10, 2) == [(0, 10)] and plan(11, 10, 2) == [(0, 10), (8, 11)]
-    for length in range(1, 60):
-        spans = plan(length, 10, 3)
-        assert spans[0][0] == 0 and spans[-1][1] == length
-        for (_, stop), (start, _) in pairwise(spans):
-            assert stop - start == 3
-
-
-def test_windows_part_in_the_longest_pause() -> None:
-    words = [Word("a", 1.0, 1.2, None), Word("b", 1.6, 1.8, None)]
-    assert pause(words, 1.0, 2.0) == pytest.approx(1.4)
-    assert pause([], 1.0, 2.0) == 1.5

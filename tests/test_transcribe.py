@@ -15,12 +15,13 @@ from voxtok.asr.decode_asr import DecodeAsrConfig, decode_asr
 from voxtok.asr.encoders import EncoderConfig
 from voxtok.asr.examples import JOINED, read_examples
 from voxtok.asr.inputs import InputConfig
+from voxtok.asr.long_audio import LongAudio
 from voxtok.asr.normalization import TextNormalization
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.search import SearchConfig
 from voxtok.asr.text import TextConfig, train_text_model
 from voxtok.asr.tokenizers import copy_tokenizers
-from voxtok.asr.transcribe import LongAudio, TranscribeConfig, Transcriber
+from voxtok.asr.transcribe import TranscribeConfig, Transcriber
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.subwords import train_subwords
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
