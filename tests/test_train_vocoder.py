@@ -100,7 +100,7 @@ def test_features_and_tokens_of_a_tokenizer_with_measured_speakers(corpus: Path,
         train=loop(3, dtype="bfloat16", saved_dtype="float16"),
     )
     vocoder = Vocoder.load(train_vocoder(told), device="cpu")
-    assert vocoder.takes_tokens and vocoder.width == 39
+    assert vocoder.facts.tokenizer and vocoder.width == 39
     _, tokens = next(iter(TokenStore.open(corpus / "store")))
     speaker = np.zeros(32, dtype=np.float32)
     assert np.isfinite(vocoder.from_tokens(tokens, speaker=speaker)).all()

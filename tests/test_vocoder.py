@@ -79,6 +79,25 @@ def test_features_stream_too_and_equal_the_tokens_they_stand_for() -> None:
     assert_same_sound(streamed, whole, "harmonic")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_recordings_are_computed_in_chunks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pitch that is given is that of the whole, which is then computed at once."""
+    vocoder = made(kind)
+    batch = [tokens(30, 1), tokens(250, 2), tokens(7, 3)]
+    whole = vocoder.from_tokens_batch(batch, speakers=[None] * 3)
+    pitch = np.full(250, 120.0) if kind == "harmonic" else None
+    follows = vocoder.from_tokens(batch[1], f0_hz=pitch)
+    sizes: list[int] = []
+    vocoder.model.register_forward_pre_hook(lambda _, given: sizes.append(given[0].content.shape[1]))
+    monkeypatch.setattr("voxtok.vocoder.vocoder.MOST_FRAMES", 100)
+    for found, expected in zip(vocoder.from_tokens_batch(batch, speakers=[None] * 3), whole, strict=True):
+        assert found.shape == expected.shape
+        assert_same_sound(found, expected, kind)
+    assert max(sizes) <= 100 + 2 * vocoder.model.context_frames < 250 and len(sizes) >= 4
+    if pitch is not None:
+        np.testing.assert_array_equal(vocoder.from_tokens(batch[1], f0_hz=pitch), follows)
+
+
 def sequence_tail(sequence: TokenSequence, start: int) -> TokenSequence:
     return TokenSequence(sequence.codes[start:], 50.0, sequence.fingerprint)
 

@@ -57,13 +57,18 @@ class VocoderStream:
             TokenizerMismatch: tokens of another tokenizer.
             ConfigError: the stream was finished, or frames of another kind or width.
         """
+        if isinstance(frames, TokenSequence):
+            return self.push_content(self._vocoder.contents(frames, self._streams))
+        return self.push_content(self._vocoder.checked_features(frames))
+
+    def push_content(self, content: torch.Tensor) -> "Samples":
+        """As `push`, of what the network takes: (N, S) int64 codes or (N, D) features, as of `Vocoder.contents`.
+
+        Raises:
+            ConfigError: the stream was finished.
+        """
         if self._finished:
             raise ConfigError("this stream is finished: open another for the next recording")
-        content = (
-            self._vocoder.contents(frames, self._streams)
-            if isinstance(frames, TokenSequence)
-            else self._vocoder.checked_features(frames)
-        )
         self._content = content if self._content is None else torch.cat([self._content, content])
         parts = []
         while self._end() - self._done >= self._chunk_frames + self._context:

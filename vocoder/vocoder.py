@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Samples = npt.NDArray[np.float32]
 
+MOST_FRAMES = 3000
+"""Of a recording that is computed whole, a minute of 20 ms; longer ones are computed in chunks, in bounded memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class Vocoder:
@@ -62,11 +65,6 @@ class Vocoder:
     def inputs(self) -> Inputs:
         """What the network takes: its own embeddings of tokens, or features (and tokens where there is a codebook)."""
         return self.facts.inputs
-
-    @property
-    def takes_tokens(self) -> bool:
-        """Whether `from_tokens` works."""
-        return self.facts.tokenizer is not None
 
     @property
     def width(self) -> int:
@@ -245,9 +243,17 @@ class Vocoder:
     ) -> list[Samples]:
         if not all(len(content) for content in contents):
             raise ConfigError("there is nothing to synthesize: no frames")
+        by_itself = not self.model.config.f0_bins and all(one is None for one in f0_hz)
+        if by_itself and max(map(len, contents)) > MOST_FRAMES:
+            return [self._in_chunks(*pair, streams) for pair in zip(contents, speakers, strict=True)]
         frames = self.batch(contents, speakers, f0_hz, streams)
         waveforms = self.model(frames).waveforms.cpu().numpy()
         return [row[: len(content) * self.hop_samples] for row, content in zip(waveforms, contents, strict=True)]
+
+    def _in_chunks(self, content: torch.Tensor, speaker: Speaker | None, streams: Sequence[int] | None) -> Samples:
+        """The waveform of one recording as its stream gives it."""
+        stream = self.stream(speaker=speaker, streams=streams, chunk_frames=MOST_FRAMES)
+        return np.concatenate([stream.push_content(content), stream.finish()])
 
     def _looked_up(self, tokens: TokenSequence) -> torch.Tensor:
         """What the network takes of each row."""
