@@ -95,7 +95,7 @@ def training_set(
     Args:
         examples: all.
         text: the text model.
-        frames_needed: encoder frames without which a text has no path; `ctc_frames` or `one_frame`.
+        frames_needed: encoder frames without which a text has no path; `ctc_frames`, `len` or `one_frame`.
         num_frames: encoder frames for input frames.
         augment: as in TrainingSet.
     """

@@ -114,25 +114,28 @@ def pruned_transducer_loss(
         MissingPart: k2 is not installed.
     """
     k2 = load_k2()
+    exact = torch.autocast(encoded.values.device.type, enabled=False)  # k2 multiplies matrices of probabilities
     frames, pieces = simple[0].float(), simple[1].float()
     numbers = texts.zeroed()
     boundary = numbers.new_zeros(len(numbers), 4)
     boundary[:, 2], boundary[:, 3] = texts.lengths, encoded.lengths
-    first, (of_pieces, of_frames) = k2.rnnt_loss_smoothed(
-        lm=pieces,
-        am=frames,
-        symbols=numbers,
-        termination_symbol=BLANK,
-        lm_only_scale=SMOOTHED_BY_PREDICTOR,
-        am_only_scale=0.0,
-        boundary=boundary,
-        reduction="none",
-        return_grad=True,
-    )
+    with exact:
+        first, (of_pieces, of_frames) = k2.rnnt_loss_smoothed(
+            lm=pieces,
+            am=frames,
+            symbols=numbers,
+            termination_symbol=BLANK,
+            lm_only_scale=SMOOTHED_BY_PREDICTOR,
+            am_only_scale=0.0,
+            boundary=boundary,
+            reduction="none",
+            return_grad=True,
+        )
     ranges = k2.get_rnnt_prune_ranges(of_pieces, of_frames, boundary, prune_range)
     near_frames, near_pieces = k2.do_rnnt_pruning(am=joiner.frames(encoded.values), lm=predicted, ranges=ranges)
     logits = joiner.output(torch.tanh(near_frames + near_pieces)).float()
-    second = k2.rnnt_loss_pruned(logits, numbers, ranges, BLANK, boundary, reduction="none")
+    with exact:
+        second = k2.rnnt_loss_pruned(logits, numbers, ranges, BLANK, boundary, reduction="none")
     total: torch.Tensor = SIMPLE_WEIGHT * first + second
     return total
 

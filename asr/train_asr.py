@@ -121,8 +121,12 @@ def read_data(config: TrainAsrConfig, device: torch.device, ranks: Ranks) -> tup
 def usable(
     config: TrainAsrConfig, examples: Examples, text: TextModel, augment: AugmentConfig | None
 ) -> tuple[TrainingSet, list[dict[str, str]]]:
-    """What the heads can be trained on, and why not the rest; CTC needs frames for all pieces of a text, others one."""
-    needed = ctc_frames if config.model.ctc_weight > 0 else one_frame
+    """What the heads can be trained on, and why not the rest.
+
+    CTC and k2's pruned loss need a frame for each piece of a text, CTC also for blanks between equal ones; others one.
+    """
+    pruned = config.model.transducer is not None and config.model.transducer.loss == "pruned"
+    needed = ctc_frames if config.model.ctc_weight > 0 else len if pruned else one_frame
     return training_set(examples, text, needed, config.model.encoder.num_frames, augment)
 
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from voxtok.runtime.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransducerConfig:
@@ -19,7 +21,11 @@ class TransducerConfig:
     loss: Literal["full", "pruned"] = "full"
     """full (torchaudio's), or pruned (Kuang et al. 2022), which needs k2 and much less memory."""
     prune_range: int = 5
-    """Pieces kept at each frame by the pruned loss."""
+    """Pieces kept at each frame by the pruned loss; it takes 2 or more."""
+
+    def __post_init__(self) -> None:
+        if min(self.history, self.width) < 1 or self.prune_range < 2:
+            raise ConfigError("transducer: history and width are at least 1, prune-range at least 2")
 
 
 class Predictor(nn.Module):

@@ -96,7 +96,7 @@ def pruned(prune_range: int) -> tuple[torch.Tensor, torch.Tensor]:
     first = simple(encoded.values, predicted)
     found = pruned_transducer_loss(first, joiner, encoded, predicted, texts, prune_range)
     logits = joiner(encoded.values[:, :, None], predicted[:, None])
-    return found, full_transducer_loss(logits, encoded.lengths, texts)
+    return found, full_transducer_loss(logits.float(), encoded.lengths, texts)
 
 
 @needs_k2
@@ -104,6 +104,40 @@ def test_the_pruned_loss_with_a_wide_range_holds_the_full_one() -> None:
     """With every place of the text kept, the second pass is the full lattice; the first pass adds a positive share."""
     found, full = pruned(prune_range=4)
     assert (found >= full - 1e-3).all()
+
+
+class EveryPlace:
+    """Stands for k2 with a range as wide as the texts, and notes whether matrix products of its losses were halved."""
+
+    def __init__(self) -> None:
+        self.halved: list[bool] = []
+
+    def rnnt_loss_smoothed(self, *, symbols: torch.Tensor, **_: object) -> object:
+        self.halved.append(torch.is_autocast_enabled("cpu"))
+        return torch.zeros(len(symbols)), (None, None)
+
+    def get_rnnt_prune_ranges(self, *_: object) -> None:
+        return None
+
+    def do_rnnt_pruning(self, *, am: torch.Tensor, lm: torch.Tensor, ranges: None) -> tuple[torch.Tensor, torch.Tensor]:
+        return am[:, :, None], lm[:, None]
+
+    def rnnt_loss_pruned(
+        self, logits: torch.Tensor, numbers: torch.Tensor, _: None, blank: int, boundary: torch.Tensor, reduction: str
+    ) -> torch.Tensor:
+        self.halved.append(torch.is_autocast_enabled("cpu"))
+        return full_transducer_loss(logits, boundary[:, 3], Padded(numbers, boundary[:, 2]))
+
+
+def test_k2_computes_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The joiner in between takes what training takes, and with every place kept the loss is the full one."""
+    stand_in = EveryPlace()
+    monkeypatch.setattr("voxtok.asr.losses.load_k2", lambda: stand_in)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, full = pruned(prune_range=4)
+        assert torch.is_autocast_enabled("cpu")
+    assert stand_in.halved == [False, False]
+    torch.testing.assert_close(found, full, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("k2") is not None, reason="k2 is installed")

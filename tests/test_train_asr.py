@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from voxtok.asr.examples import read_examples
 from voxtok.asr.inputs import InputConfig
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
-from voxtok.asr.train_asr import TrainAsrConfig, content_of, main, train_asr
+from voxtok.asr.text import TextModel
+from voxtok.asr.train_asr import TrainAsrConfig, content_of, main, train_asr, usable
 from voxtok.asr.transducer import TransducerConfig
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch, VoxtokError
 from voxtok.runtime.files import read_jsonl
@@ -181,6 +182,21 @@ def test_what_cannot_be_trained_on_is_listed(folder: Path, tmp_path: Path) -> No
     rows = list(read_jsonl(tmp_path / "rejected.jsonl"))
     assert len(rows) == 48
     assert {row["reason"] for row in rows} == {"too short for its text"}
+
+
+def test_the_pruned_loss_needs_a_frame_for_each_piece(folder: Path, tmp_path: Path) -> None:
+    """The full transducer loss writes several pieces at a frame; k2's pruned one cannot."""
+    examples = read_examples(
+        [str(folder / "dev")], network().inputs, expected=None, cache=folder, device=torch.device("cpu")
+    )
+    text, shape = TextModel.load(folder / "text.json"), replace(network().encoder, subsampling=8)
+    kinds: tuple[Literal["full", "pruned"], ...] = ("full", "pruned")
+    trained = {}
+    for loss in kinds:
+        transducer = TransducerConfig(history=2, width=32, loss=loss)
+        model = network(encoder=shape, transducer=transducer, ctc_weight=0.0)
+        trained[loss], _ = usable(config(folder, tmp_path, model=model), examples, text, None)
+    assert len(trained["full"].texts) == 8 and not trained["pruned"].texts
 
 
 def test_a_loss_that_is_not_finite_is_counted_and_stops_what_diverged(
