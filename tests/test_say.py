@@ -22,7 +22,7 @@ from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tts.network import Decoder, TtsShape
 from voxtok.tts.refinement import Decoding
 from voxtok.tts.say import SayConfig, main, open_talker, say
-from voxtok.tts.synthesizer import Speakers, Synthesizer
+from voxtok.tts.synthesizer import Speakers, Synthesizer, groups
 from voxtok.tts.text import TextConfig, TextFrontEnd
 from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.utterances import Rows, Source
@@ -103,6 +103,26 @@ def test_a_batch_gives_what_each_gives_alone(
         np.testing.assert_array_equal(found.codes, alone.codes)
     lengths = {len(found) for found in together if isinstance(found, TokenSequence)}
     assert len(lengths) > 1
+
+
+def test_long_sentences_are_computed_apart_and_longer_ones_refused(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 40 symbols at the most, 3 sentences of 21 go together."""
+    model = untrained(tokenizer, "parallel")
+    sizes: list[tuple[int, ...]] = []
+    model.network.encoder.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[:2])))
+    texts = ["a " * 9 + "a", "a " * 30, *["a " * 9 + "a"] * 4, "a " * 15 + "a", "ü"]
+    together = model.tokens(texts, Decoding(), seed=0)
+    monkeypatch.setattr("voxtok.tts.synthesizer.MOST_SYMBOLS", 40)
+    found = model.tokens(texts, Decoding(), seed=0)
+    assert sizes == [(7, 61), (3, 21), (2, 21), (1, 33)]
+    assert isinstance(found[1], BadText) and "61 symbols are more than 40: say it in parts" in str(found[1])
+    for place in (0, 2, 3, 4, 5, 6):
+        one, other = found[place], together[place]
+        assert isinstance(one, TokenSequence) and isinstance(other, TokenSequence)
+        np.testing.assert_array_equal(one.codes, other.codes)
+    assert list(groups({3: 9, 1: 7, 2: 30})) == [[1, 3], [2]]
 
 
 def test_seeds_and_speed(tokenizer: Tokenizer) -> None:

@@ -90,6 +90,19 @@ def test_unseen_sentences_are_spelled_alone_and_together(trained: Path) -> None:
     assert alone.codes.tolist() == spelled(unseen[0]).codes.tolist()
 
 
+def test_a_sentence_that_cannot_be_drawn_is_named_and_the_others_are_said(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The context has 64 steps, which this many letters fill."""
+    synthesizer = LmSynthesizer.load(trained, device="cpu")
+    found = synthesizer.tokens(["ab ca", "a" * 62, "ab ca"], GREEDY, seed=0)
+    assert isinstance(found[1], BadText) and "leave no room in the model's context of 64 steps" in str(found[1])
+    assert [isinstance(one, TokenSequence) for one in found] == [True, False, True]
+    monkeypatch.setattr(synthesizer, "draw", lambda *_, **__: [Drawn(spelled(""), 0, "end", 0.0, 1)])
+    (silent,) = synthesizer.tokens(["ab"], GREEDY, seed=0)
+    assert isinstance(silent, BadText) and "no token" in str(silent)
+
+
 def test_what_is_drawn_follows_from_seed_and_sentence(trained: Path) -> None:
     synthesizer = LmSynthesizer.load(trained, device="cpu")
     warm = Drawing(sampling=SamplingConfig(temperature=3.0))

@@ -31,6 +31,10 @@ FORMAT = "voxtok-tts"
 VERSION = 1
 T = TypeVar("T")
 
+MOST_SYMBOLS = 2000
+"""Of a sentence, some two minutes; and the square of it bounds the symbols squared, by which memory grows, of all that
+are computed together."""
+
 Speaker = str | npt.NDArray[np.floating]
 """The name of a training speaker, or a speaker embedding (E,)."""
 
@@ -104,10 +108,20 @@ class Synthesizer:
         """
         if speed <= 0:
             raise ConfigError("speed must be positive: 1 is the training speech's")
-        ids = self.front.encode_batch(texts)
-        said = [np.array(numbers, dtype=np.int64) for numbers in ids if not isinstance(numbers, BadText)]
-        made = iter(self.tokens_of_ids(said, decoding, seed=seed, speaker=speaker, speed=speed) if said else [])
-        return [numbers if isinstance(numbers, BadText) else next(made) for numbers in ids]
+        found: dict[int, TokenSequence | BadText] = {}
+        said: dict[int, npt.NDArray[np.int64]] = {}
+        for place, ids in enumerate(self.front.encode_batch(texts)):
+            if isinstance(ids, BadText):
+                found[place] = ids
+            elif len(ids) > MOST_SYMBOLS:
+                found[place] = BadText(f"{len(ids)} symbols are more than {MOST_SYMBOLS}: say it in parts")
+            else:
+                said[place] = np.array(ids, dtype=np.int64)
+        for group in groups({place: len(ids) for place, ids in said.items()}):
+            part = [said[place] for place in group]
+            made = self.tokens_of_ids(part, decoding, seed=seed, speaker=speaker, speed=speed)
+            found.update(zip(group, made, strict=True))
+        return [found[place] for place in range(len(texts))]
 
     @torch.inference_mode()
     def tokens_of_ids(
@@ -212,6 +226,18 @@ def model_key(folder: Path | str) -> str:
     """Hash of a TTS folder: what was said with another model is said again."""
     folder = Path(folder)
     return sha256([sha256_file(folder / name) for name in ("tts.json", "text.json", "model.safetensors")])
+
+
+def groups(lengths: dict[int, int]) -> Iterator[list[int]]:
+    """Keys of lengths, the shortest first, as many together as memory allows."""
+    group: list[int] = []
+    for place, length in sorted(lengths.items(), key=lambda item: item[1]):
+        if group and (len(group) + 1) * length**2 > MOST_SYMBOLS**2:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
 
 
 def padded(rows: Sequence[npt.NDArray[Any]]) -> torch.Tensor:

@@ -117,7 +117,8 @@ class LmSynthesizer:
     ) -> list[TokenSequence | BadText]:
         """Tokens of each sentence, or what is wrong with it; arguments and errors as in `draw`."""
         drawn = self.draw(texts, drawing, seed=seed, speaker=speaker, rescorer=rescorer)
-        return [one if isinstance(one, BadText) else one.tokens for one in drawn]
+        silent = BadText("the model drew no token for this sentence")
+        return [one if isinstance(one, BadText) else one.tokens if len(one.tokens) else silent for one in drawn]
 
     def draw(
         self,
@@ -147,8 +148,8 @@ class LmSynthesizer:
             require_same(self.fingerprint, rescorer.fingerprint, "the rescorer")
             if self.lm.layout.rows == "merged" != rescorer.layout.rows:
                 raise ConfigError("units without durations can be rescored by a model of rows merged alone")
-        numbered = self.front.encode_batch(texts)
         voice = voice_steps(self.lm.layout, self.front, self.conditions, speaker)
+        numbered = [self._fitting(ids, voice) for ids in self.front.encode_batch(texts)]
         tries = [
             (number, ids, candidate)
             for number, ids in enumerate(numbered)
@@ -170,6 +171,13 @@ class LmSynthesizer:
             ids if isinstance(ids, BadText) else best(found[number], drawing.rescorer_weight, rescorer)
             for number, ids in enumerate(numbered)
         ]
+
+    def _fitting(self, ids: list[int] | BadText, voice: Steps) -> list[int] | BadText:
+        """A sentence that leaves room in the model's context to say it."""
+        context = self.lm.shape.context_steps
+        if isinstance(ids, BadText) or len(given(self.lm.layout, ids, voice)) < context:
+            return ids
+        return BadText(f"{len(ids)} symbols leave no room in the model's context of {context} steps: say it in parts")
 
     def _rules(self, num_symbols: int, drawing: Drawing) -> StopRules:
         fastest, slowest = self.conditions.frames_per_symbol
