@@ -197,7 +197,8 @@ def test_a_folder_is_resumed_and_bad_sentences_are_listed(folder: Path, tmp_path
     for name in ("0002", "0003"):
         (tmp_path / "killed" / "progress" / f"{name}.json").unlink()
     (tmp_path / "killed" / "cuts.jsonl.gz").unlink()
-    say(config(folder, tmp_path / "killed"))
+    again = say(config(folder, tmp_path / "killed"))
+    assert again is not None and again["speech_s"] == summary["speech_s"]
     whole, killed = (tree(tmp_path / name) for name in ("whole", "killed"))
     del whole["summary.json"], killed["summary.json"]
     assert whole == killed and len(whole) == 11

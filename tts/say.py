@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
@@ -242,6 +243,8 @@ def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any]
         return found
     summary = _summary(counts["utterances"], counts["rejected"], speech_s, spent_s, 0.0)
     if counts["utterances"]:
+        # Of all runs and ranks; how fast it went is this one's.
+        summary["speech_s"] = round(sum(cut.duration for cut in load_cuts(out)), 3)
         summary["failures"] = count_failures(out)
     write_json(out / "summary.json", summary)
     return summary
