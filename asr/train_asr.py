@@ -96,8 +96,8 @@ def train_asr(config: TrainAsrConfig, ranks: Ranks | None = None) -> Path:
         write_jsonl(out / "rejected.jsonl", rejected)
         log.warning("%d utterances cannot be used: see %s", len(rejected), out / "rejected.jsonl")
     if not chosen.texts or not heldout.texts:
-        what = "evaluate" if chosen.texts else "train"
-        raise ConfigError(f"there is no utterance to {what} on: {rejected[0]['detail']}")
+        what, rows = ("evaluate", unusable_dev) if chosen.texts else ("train", unusable)
+        raise ConfigError(f"there is no utterance to {what} on: {rows[0]['detail']}")
     run = start_run(recognizer, config.train, out, rejected)
     resume(run, out, key)
     train(run, chosen, heldout, config, key, ranks)

@@ -1,5 +1,6 @@
 """One update of a recognizer, and all that changes from update to update: what a checkpoint holds."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,36 +114,51 @@ def update(
     run.optimizer.zero_grad()
     names = ["loss", *run.recognizer.config.heads]
     sums = torch.zeros(len(names) + 3, dtype=torch.float64, device=run.device)
+    lost_ids: list[str] = []
     for part in parts:
         if part is not None:
-            sums += backward(run, part.to(run.device), schedule, augment)
+            added, ids = backward(run, part.to(run.device), schedule, augment)
+            sums += added
+            lost_ids += ids
     ranks.all_reduce(sums)
     clock.lap("forward and backward")
     sum_gradients(run.recognizer.parameters(), ranks)
     *totals, pieces, audio_s, lost = sums.tolist()
+    if lost:
+        detail = f"in update {run.step + 1}"
+        for name in of_all_ranks(lost_ids, run.device, ranks):
+            run.rejected.append({"id": name, "reason": "loss is not finite", "detail": detail})
     descend(run, pieces, lost, schedule)
     clock.lap("update")
     return {"audio_s": (audio_s, 1.0)} | {name: (total, pieces) for name, total in zip(names, totals, strict=True)}
 
 
-def backward(run: Run, batch: Batch, schedule: ScheduleConfig, augment: AugmentConfig) -> torch.Tensor:
+def backward(
+    run: Run, batch: Batch, schedule: ScheduleConfig, augment: AugmentConfig
+) -> tuple[torch.Tensor, list[str]]:
     """Add the gradients of a batch's summed loss.
 
     Returns:
-        Sums over its utterances: the loss, that of each head, pieces of text, seconds of audio, losses not finite.
+        Sums over its utterances (the loss, that of each head, pieces of text, seconds of audio, losses not finite), and
+        ids of the utterances whose loss is not finite.
     """
     changes = FrameAugment(augment, batch.seeds) if augment.changes_frames else None
     with torch.autocast(run.device.type, torch.bfloat16, enabled=schedule.dtype == "bfloat16"):
         encoded = run.recognizer.encode(batch.inputs, changes)
         terms = losses(run.recognizer, encoded, batch.texts, schedule.label_smoothing)
     finite = terms["loss"].detach().isfinite()
-    for name in (name for name, good in zip(batch.ids, finite.tolist(), strict=True) if not good):
-        run.rejected.append({"id": name, "reason": "loss is not finite", "detail": f"in update {run.step + 1}"})
+    lost_ids = [name for name, good in zip(batch.ids, finite.tolist(), strict=True) if not good]
     if finite.any():
         terms["loss"][finite].sum().backward()
     counts = torch.stack([batch.texts.lengths[finite].sum(), (~finite).sum()]).double()
     sums = torch.stack([loss.detach()[finite].sum() for loss in terms.values()]).double()
-    return torch.cat([sums, counts[:1], sums.new_tensor([batch.duration_s]), counts[1:]])
+    return torch.cat([sums, counts[:1], sums.new_tensor([batch.duration_s]), counts[1:]]), lost_ids
+
+
+def of_all_ranks(ids: Sequence[str], device: torch.device, ranks: Ranks) -> list[str]:
+    """The ids of every rank, on the first, which writes them; an empty list on the others."""
+    text = torch.frombuffer(bytearray(json.dumps(ids).encode()), dtype=torch.uint8).to(device)
+    return [name for part in ranks.gather(text) for name in json.loads(bytes(part.tolist()))]
 
 
 def descend(run: Run, pieces: float, lost: float, schedule: ScheduleConfig) -> None:

@@ -1,7 +1,5 @@
 """Training of recognizers on a toy corpus whose tokens spell its texts."""
 
-import json
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +19,9 @@ from voxtok.asr.inputs import InputConfig
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.schedule import ScheduleConfig
 from voxtok.asr.text import TextModel
-from voxtok.asr.train_asr import TrainAsrConfig, content_of, main, train_asr, usable
+from voxtok.asr.train_asr import TrainAsrConfig, content_of, train_asr, usable
 from voxtok.asr.transducer import TransducerConfig
+from voxtok.manifests.store import TokenStore
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch, VoxtokError
 from voxtok.runtime.files import read_jsonl
 
@@ -184,6 +183,18 @@ def test_what_cannot_be_trained_on_is_listed(folder: Path, tmp_path: Path) -> No
     assert {row["reason"] for row in rows} == {"too short for its text"}
 
 
+def test_dev_data_without_texts_is_refused_for_that(folder: Path, tmp_path: Path) -> None:
+    """Not for what is wrong with some of the training data."""
+    dev = TokenStore.open(folder / "dev")
+    silent = TokenStore.create(tmp_path / "silent", dev.info)
+    silent.write_shard(0, [(cut.drop_supervisions(), tokens) for cut, tokens in dev], [], "silent")
+    silent.finish(["silent"])
+    found = config(folder, tmp_path, model=network(encoder=replace(network().encoder, subsampling=4)))
+    with pytest.raises(ConfigError, match="to evaluate on: its cut has no transcript"):
+        train_asr(replace(found, dev=(str(silent.folder),)))
+    assert next(read_jsonl(tmp_path / "rejected.jsonl"))["reason"] == "too short for its text"
+
+
 def test_the_pruned_loss_needs_a_frame_for_each_piece(folder: Path, tmp_path: Path) -> None:
     """The full transducer loss writes several pieces at a frame; k2's pruned one cannot."""
     examples = read_examples(
@@ -252,36 +263,3 @@ def test_weights_can_come_from_a_recognizer(folder: Path, tmp_path: Path) -> Non
     wider = network(encoder=replace(network().encoder, blocks=2))
     with pytest.raises(ConfigError, match="another network"):
         train_asr(replace(still, init=str(first), model=wider, out=str(tmp_path / "third")))
-
-
-def test_two_ranks_train_as_one(folder: Path, tmp_path: Path) -> None:
-    """Without dropout, gradients of two ranks add up to those of one."""
-    shape = replace(network().encoder, dropout=0.0)
-    found = {}
-    for ranks in (1, 2):
-        made = config(folder, tmp_path / f"ranks{ranks}", model=network(encoder=shape), steps=4)
-        argv = _command(made, tmp_path / f"{ranks}.yaml")
-        if ranks == 1:
-            assert main(argv) == 0
-        else:
-            _torchrun(argv)
-        found[ranks] = losses(tmp_path / f"ranks{ranks}")
-    assert found[2] == pytest.approx(found[1], rel=1e-4)
-
-
-def _command(made: TrainAsrConfig, file: Path) -> list[str]:
-    from dataclasses import asdict
-
-    described = json.loads(json.dumps(asdict(made)))
-    file.write_text(json.dumps({name: value for name, value in described.items()}))
-    return ["--config", str(file)]
-
-
-def _torchrun(argv: list[str]) -> None:
-    import subprocess
-
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "voxtok.runtime.commands", "train-asr", *argv], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
