@@ -32,8 +32,27 @@ def test_numbers_and_abbreviations_become_words(text: str, said: str) -> None:
 def test_numbers_of_other_languages() -> None:
     pytest.importorskip("num2words")
     assert expand("5 Katzen", "de") == "fünf Katzen"
-    with pytest.raises(ConfigError, match="num2words does not know"):
+    with pytest.raises(ConfigError, match="cannot say the numbers of '5' in language 'xx'"):
         expand("5", "xx")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 5000 + "th", "$" + "9" * 5000, "9" * 5000 + ".5"])
+@pytest.mark.parametrize("language", ["en-us", "de", "ja", "ru"])
+def test_numbers_too_long_to_say_are_named(number: str, language: str) -> None:
+    pytest.importorskip("num2words")
+    with pytest.raises(ConfigError, match="write them as words"):
+        expand(number, language)
+
+
+def test_texts_with_numbers_that_cannot_be_said_are_passed_over() -> None:
+    """num2words has no Norwegian Bokmål."""
+    pytest.importorskip("num2words")
+    config = TextConfig(kind="characters", language="nb")
+    front = TextFrontEnd.build(["en zebra 5", "en ku"], config)
+    assert front.alphabet == ("e", "k", "n", "u")
+    assert [isinstance(one, BadText) for one in front.encode_batch(["en 5", "en ku"])] == [True, False]
+    with pytest.raises(ConfigError, match="none that can be said: num2words cannot say"):
+        TextFrontEnd.build(["en 5"], config)
 
 
 def test_spelling_keeps_apostrophes_within_words_alone() -> None:

@@ -4,9 +4,7 @@ Numbers are said by num2words (extra `text`), in any language that it knows; abb
 """
 
 import re
-from collections.abc import Callable
-from functools import cache
-from typing import Any
+from functools import partial
 
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.optional import require
@@ -45,7 +43,7 @@ def expand(text: str, language: str) -> str:
     ninety-nine`.
 
     Raises:
-        ConfigError: there is a digit and num2words does not know the language.
+        ConfigError: there is a number that num2words cannot say: too long, or of a language that it does not know.
         MissingPart: there is a digit and num2words is not installed.
     """
     english = language.split("-")[0] == "en"
@@ -53,29 +51,19 @@ def expand(text: str, language: str) -> str:
         text = ABBREVIATION.sub(_abbreviation, text)
     if not re.search(r"\d", text):
         return text
-    say = _speaker(language.split("-")[0])
-    if english:
-        text = PERCENT.sub(r"\1 percent", text)
-        text = MONEY.sub(lambda found: say(_plain(found[2]), to="currency", currency=CURRENCIES[found[1]]), text)
-        text = ORDINAL.sub(lambda found: say(int(_plain(found[1])), to="ordinal"), text)
-        text = YEAR.sub(lambda found: say(int(found[1]), to="year"), text)
-    return NUMBER.sub(lambda found: say(_plain(found[0])), BESIDE_LETTERS.sub(" ", text))
-
-
-@cache
-def _speaker(language: str) -> Callable[..., str]:
-    """num2words in one language."""
-    num2words: Any = require("num2words", "text").num2words
-
-    def say(number: int | str, **options: str) -> str:
-        try:
-            return str(num2words(number, lang=language, **options))
-        except NotImplementedError as error:
-            raise ConfigError(
-                f"num2words does not know the numbers of {language!r}: write {number} as words"
-            ) from error
-
-    return say
+    say = partial(require("num2words", "text").num2words, lang=language.split("-")[0])
+    said = text
+    try:
+        if english:
+            said = PERCENT.sub(r"\1 percent", said)
+            said = MONEY.sub(lambda found: say(_plain(found[2]), to="currency", currency=CURRENCIES[found[1]]), said)
+            said = ORDINAL.sub(lambda found: say(int(_plain(found[1])), to="ordinal"), said)
+            said = YEAR.sub(lambda found: say(int(found[1]), to="year"), said)
+        return NUMBER.sub(lambda found: say(_plain(found[0])), BESIDE_LETTERS.sub(" ", said))
+    except Exception as error:  # num2words raises whatever it stumbles over
+        raise ConfigError(
+            f"num2words cannot say the numbers of {text[:100]!r} in language {language!r}: write them as words"
+        ) from error
 
 
 def _plain(digits: str) -> str:

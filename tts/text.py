@@ -7,6 +7,7 @@ there; <start> and the mark of the last punctuation enclose the sentence. So eve
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,18 +80,23 @@ class TextFrontEnd:
             ConfigError: no text that can be said; a lexicon that cannot be read; a language that is not known.
         """
         lexicon = read_lexicon(config.lexicon) if config.lexicon else {}
-        letters = {letter for text in texts for letter in spelled(text, config.language).lower() if letter.isalpha()}
+        letters: set[str] = set()
+        for text in texts:
+            with suppress(ConfigError):  # it has a number that cannot be said
+                letters.update(letter for letter in spelled(text, config.language).lower() if letter.isalpha())
         alphabet: tuple[str, ...] = ()
         if config.kind != "lexicon":
             characters = config.kind == "characters"
             alphabet = tuple(sorted({letter if characters else script(letter) for letter in letters}))
         front = cls(config.kind, config.language, BOUNDARIES, alphabet, lexicon)
-        said = [symbols for symbols in front.symbols_of(texts) if not isinstance(symbols, BadText)]
+        every = front.symbols_of(texts)
+        said = [symbols for symbols in every if not isinstance(symbols, BadText)]
         if not said:
-            raise ConfigError("a text front end takes its symbols from texts, and there is none that can be said")
+            why = f": {every[0]}" if every else ""
+            raise ConfigError(f"a text front end takes its symbols from texts, and there is none that can be said{why}")
         found = {symbol for symbols in (*said, *lexicon.values()) for symbol in symbols}
-        every = (*BOUNDARIES, *sorted(found - set(BOUNDARIES)))
-        return cls(config.kind, config.language, every, alphabet, lexicon)
+        known = (*BOUNDARIES, *sorted(found - set(BOUNDARIES)))
+        return cls(config.kind, config.language, known, alphabet, lexicon)
 
     @property
     def vocab_size(self) -> int:
