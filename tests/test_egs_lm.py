@@ -1,15 +1,39 @@
 """The recipe of unit language models as a user runs it, on a miniature."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import soundfile as sf
 
-from tests.test_egs import run
+from tests.test_egs import EGS, run
 from tests.tiny_vocoder import tiny_config, tiny_vocoder, token_facts
 from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer
 from voxtok.runtime.files import read_jsonl
+
+
+def test_the_prompt_is_the_first_of_many_recordings(tmp_path: Path) -> None:
+    """With a `voxtok` that says what it is told."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "voxtok").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "bin" / "voxtok").chmod(0o755)
+    (tmp_path / "exp" / "lm").mkdir(parents=True)
+    (tmp_path / "exp" / "lm" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "sample").mkdir()
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "DATA": str(tmp_path)}
+
+    def recipe() -> subprocess.CompletedProcess[str]:
+        script, told = EGS / "unit_lm" / "run.sh", {**environment, "EXP": str(tmp_path / "exp")}
+        return subprocess.run([str(script)], env=told, capture_output=True, text=True)
+
+    nothing = recipe()
+    assert nothing.returncode == 1 and "there is no .wav or .flac" in nothing.stderr and not nothing.stdout
+    for number in range(1000):
+        (tmp_path / "sample" / f"{number:0200}.wav").touch()
+    done = recipe()
+    assert done.returncode == 0 and f"{0:0200}.wav --vocoder mini" in done.stdout
 
 
 @pytest.mark.slow

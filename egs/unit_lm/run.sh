@@ -12,6 +12,8 @@ test=${TEST:-sample}
 tokenizer=${TOKENIZER:-mini}
 vocoder=${VOCODER:-mini}
 config=${CONFIG:-$here/conf/train-lm_mini.yaml}
+prompt=${PROMPT:-$(find "$data/$test/" -name "*.wav" -o -name "*.flac" | sort | sed -n 1p)}
+: "${prompt:?there is no .wav or .flac in $data/$test: give PROMPT, a recording to go on from}"
 
 # Tokens of the training speech, without the test utterances, and of the test speech.
 cuts=$(printf ",$data/%s" $corpora)
@@ -23,7 +25,6 @@ voxtok encode --tokenizer "$tokenizer" --cuts "$data/$test" --out "$exp/test_tok
 voxtok train-lm --config "$config" --stores "[$exp/tokens]" --valid "[$exp/test_tokens]" --out "$exp/lm" ${OPTIONS:-}
 tail -n 1 "$exp/lm/metrics.jsonl"
 
-# Three continuations of a recording's first seconds.
-prompt=${PROMPT:-$(find "$data/$test/" -name "*.wav" -o -name "*.flac" | sort | head -n 1)}
+# Three continuations of the first seconds of a recording, PROMPT.
 voxtok continue "$exp/lm" "$prompt" --vocoder "$vocoder" --prompt-s 3 --samples 3 --out "$exp/continued.wav" \
     --sampling.temperature 0.8 --sampling.top_k 50 --stop.max_s 6 ${CONTINUE:-}
