@@ -29,6 +29,10 @@ class DecoderConfig:
     dropout: float = 0.1
     """Everywhere."""
 
+    def __post_init__(self) -> None:
+        if min(self.blocks, self.heads, self.inner) < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError("decoder: sizes are at least 1, and dropout is between 0 and 1")
+
 
 @dataclass(frozen=True, eq=False)
 class DecoderState:

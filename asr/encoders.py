@@ -44,6 +44,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.subsampling not in (1, 2, 4, 8):
             raise ConfigError(f"encoder.subsampling is 1, 2, 4 or 8, not {self.subsampling}")
+        if min(self.blocks, self.width, self.heads, self.inner, self.kernel) < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError("encoder: sizes are at least 1, and dropout is between 0 and 1")
         if self.width % self.heads or self.width % 2:
             raise ConfigError("encoder.width must be even and a multiple of encoder.heads")
         if self.kernel % 2 == 0 or self.inner % 2:

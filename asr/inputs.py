@@ -37,10 +37,10 @@ class InputConfig:
             raise ConfigError("inputs need tokens, features, or both")
         if bool(self.layers) != (self.features not in (None, "logmel")):
             raise ConfigError("inputs.layers are those of an SSL model in inputs.features: logmel and tokens take none")
-        if self.context and not self.tokens:
-            raise ConfigError("inputs.context looks at tokens: set inputs.tokens too")
-        if self.width % self.fusion_heads:
-            raise ConfigError("inputs.fusion-heads must divide inputs.width")
+        if self.context < 0 or (self.context and not self.tokens):
+            raise ConfigError("inputs.context looks at so many tokens: set inputs.tokens too")
+        if min(self.width, self.fusion_heads) < 1 or self.width % self.fusion_heads:
+            raise ConfigError("inputs.fusion-heads must divide inputs.width, and both be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

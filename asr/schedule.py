@@ -60,6 +60,8 @@ class ScheduleConfig:
         least = (self.accumulate, self.average_best, self.evaluate_steps, self.report_steps, self.checkpoint_steps)
         if min(*least, self.batch_frames) < 1:
             raise ConfigError("train: accumulate, average-best, batch-frames and every ...-steps must be at least 1")
+        if self.workers < 0:
+            raise ConfigError("train.workers must be at least 0")
 
     def rate(self, step: int) -> float:
         """Learning rate of an update, counted from 0."""

@@ -67,6 +67,8 @@ class TrainAsrConfig:
     def __post_init__(self) -> None:
         if not self.data or not self.dev:
             raise ConfigError("data and dev each need at least one path")
+        if self.seed < 0:
+            raise ConfigError("seed must be at least 0")
         if self.train.select_by == "wer" and self.model.ctc_weight == 0:
             raise ConfigError("train.select-by wer decodes with CTC: give model.ctc-weight above 0, or select by loss")
 

@@ -238,12 +238,25 @@ def test_contradictions_of_heads_are_named(wrong: dict[str, Any], message: str) 
         ({"features": "logmel", "layers": (1,)}, "logmel and tokens take none"),
         ({"features": "hubert"}, "logmel and tokens take none"),
         ({"tokens": False, "features": "logmel", "context": 5}, r"set inputs\.tokens"),
+        ({"context": -1}, r"inputs\.context"),
         ({"width": 30}, "divide"),
+        ({"fusion_heads": 0}, "divide"),
     ],
 )
 def test_contradictions_of_inputs_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         InputConfig(**{"tokens": True, "features": None, "width": 24, **wrong})
+
+
+@pytest.mark.parametrize("name", ["blocks", "heads", "inner", "dropout"])
+def test_impossible_shapes_are_named(name: str) -> None:
+    wrong: dict[str, Any] = {name: -1}
+    with pytest.raises(ConfigError, match="encoder: sizes"):
+        replace(toy_recognizer().config.encoder, **wrong)
+    with pytest.raises(ConfigError, match="decoder: sizes"):
+        replace(DecoderConfig(blocks=1, heads=2, inner=8), **wrong)
+    with pytest.raises(ConfigError, match="prune-range"):
+        TransducerConfig(history=2, width=8, prune_range=1)
 
 
 def test_merged_tokens_have_no_frame_to_be_added_to() -> None:

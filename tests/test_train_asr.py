@@ -152,6 +152,13 @@ def test_a_finished_run_is_left_and_another_configuration_is_refused(folder: Pat
         train_asr(replace(first, seed=1))
 
 
+@pytest.mark.parametrize("wrong", ["seed", "workers"])
+def test_negative_numbers_are_named(folder: Path, tmp_path: Path, wrong: str) -> None:
+    made = config(folder, tmp_path)
+    with pytest.raises(ConfigError, match=f"{wrong}.* at least 0"):
+        replace(made, seed=-1) if wrong == "seed" else replace(made.train, workers=-1)
+
+
 def test_what_is_said_and_heard_is_part_of_a_run(folder: Path) -> None:
     """A corrected transcript, another token or other features under the same ids are another run."""
     examples = read_examples(
