@@ -37,7 +37,8 @@ class ScoringConfig:
     """How rates and their intervals are made."""
 
     resample: Literal["utterance", "speaker"] = "utterance"
-    """What the bootstrap draws: utterances, or whole speakers, which gives wider and more honest intervals."""
+    """What the bootstrap draws: utterances, or whole speakers, which gives wider and more honest intervals. Of one
+    alone, such as where no speaker is known, there is no interval."""
     replications: int = 1000
     """Draws of the bootstrap."""
     seed: int = 0
@@ -187,9 +188,11 @@ def versus_line(name: str, row: Mapping[str, Any]) -> str:
     """A difference as text."""
     if row["rate"] is None:
         return f"{name.upper()}: nothing to compare"
+    difference = f"{name.upper()}: {100 * row['rate']:+.2f} points"
+    if row["interval"] is None:
+        return f"{difference} against the other; no interval from one group"
     low, high = (100 * bound for bound in row["interval"])
-    difference = f"{100 * row['rate']:+.2f} points ({low:+.2f} .. {high:+.2f})"
-    return f"{name.upper()}: {difference} against the other; better with probability {row['better']:.3f}"
+    return f"{difference} ({low:+.2f} .. {high:+.2f}) against the other; better with probability {row['better']:.3f}"
 
 
 def alignment(one: Scored) -> str:

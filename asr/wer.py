@@ -84,8 +84,10 @@ def bootstrap_interval(
         seed: of the draws.
 
     Returns:
-        The 2.5 and 97.5 percentiles; None without a reference.
+        The 2.5 and 97.5 percentiles; None without a reference, or with fewer than two groups to draw from.
     """
+    if len(set(groups)) < 2:
+        return None
     drawn = _draws([[one.total, one.length] for one in errors], groups, replications, seed)
     return _interval(drawn[:, 0], drawn[:, 1])
 
@@ -97,7 +99,7 @@ class Difference:
     rate: float | None
     """Rate of the one minus that of the other; below 0 where the one is better."""
     interval: tuple[float, float] | None
-    """That holds the difference with probability 0.95."""
+    """That holds the difference with probability 0.95; None with fewer than two groups, as is `better`."""
     better: float | None
     """Share of the draws in which the one has fewer errors: its probability of improvement."""
 
@@ -111,6 +113,8 @@ def bootstrap_difference(
     edits, length = (sum(column) for column in zip(*rows, strict=True))
     if not length:
         return Difference(None, None, None)
+    if len(set(groups)) < 2:
+        return Difference(edits / length, None, None)
     drawn = _draws(rows, groups, replications, seed)
     better = float((drawn[:, 0] < 0).mean() + (drawn[:, 0] == 0).mean() / 2)
     return Difference(edits / length, _interval(drawn[:, 0], drawn[:, 1]), better)

@@ -11,7 +11,7 @@ from tests.reference_asr import edits
 from tests.toy_corpus import write_toy_corpus
 from voxtok.asr.normalization import TextNormalization
 from voxtok.asr.references import Reference
-from voxtok.asr.score import ScoringConfig, alignment, main, score, summary
+from voxtok.asr.score import ScoringConfig, alignment, compare, main, score, summary, versus_line
 from voxtok.asr.wer import Errors, align, bootstrap_difference, bootstrap_interval, character_errors, count, word_errors
 from voxtok.runtime.errors import ManifestError
 
@@ -69,6 +69,17 @@ def test_two_systems_are_compared_on_the_same_draws() -> None:
     mixed = [ours[place] if place % 2 else Errors(10, substitutions=2 + place % 7) for place in range(40)]
     assert 0.5 < (bootstrap_difference(ours, mixed, names, replications=200, seed=0).better or 0) <= 1
     assert bootstrap_difference([Errors()], [Errors()], ["u"], replications=5, seed=0).rate is None
+
+
+def test_of_one_group_alone_there_is_no_interval() -> None:
+    """Speakers that nobody knows are one, which says nothing of others."""
+    references = {"u1": Reference("a b"), "u2": Reference("c")}
+    better, worse = (score(references, {"u1": text, "u2": "c"}, PLAIN) for text in ("a b", "a"))
+    by_speaker = ScoringConfig(resample="speaker")
+    assert summary(worse, by_speaker)["wer"]["interval"] is None
+    found = compare(worse, better, by_speaker)["wer"]
+    assert (found["interval"], found["better"]) == (None, None)
+    assert versus_line("wer", found) == "WER: +33.33 points against the other; no interval from one group"
 
 
 def test_an_alignment_reads_word_under_word() -> None:
