@@ -1,5 +1,6 @@
 """Token stores and audio files to waveforms: resumed, refused, through tokens and through features."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,18 @@ def test_audio_through_tokens_and_back(folder: Path, tmp_path: Path, capsys: pyt
         resynthesize_main(["a/x.wav", "b/x.wav", *words, "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="needs all streams"):
         resynthesize(samples, RATE, tokenizer, voices, streams=[0])
+
+
+def test_features_alone_need_no_vocoder_of_tokens(folder: Path, tmp_path: Path) -> None:
+    known = vocoder_for(Tokenizer.load(folder / "tokenizer", device="cpu")).facts
+    facts = replace(known, tokenizer=None, vocab_sizes=())
+    tiny_vocoder(tiny_config("harmonic", istft=ISTFT), facts).save(tmp_path / "features")
+    words = [str(folder / "audio" / "utt000.wav"), "--tokenizer", str(folder / "tokenizer"), "--device", "cpu"]
+    words += ["--vocoder", str(tmp_path / "features"), "--out", str(tmp_path / "out")]
+    assert resynthesize_main([*words, "--through", "features"]) == 0
+    assert sf.info(tmp_path / "out" / "utt000.wav").duration == pytest.approx(1.0, abs=0.05)
+    with pytest.raises(ConfigError, match="takes features, not tokens"):
+        resynthesize_main(words)
 
 
 def test_another_speaker_model_than_the_vocoders_is_refused(folder: Path, tmp_path: Path) -> None:

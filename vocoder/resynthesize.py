@@ -24,7 +24,7 @@ class ResynthesizeConfig:
     tokenizer: str
     """Tokenizer folder."""
     vocoder: str
-    """Vocoder folder for its tokens, or mini."""
+    """Vocoder folder for its tokens, or with --through features for their features; or mini."""
     out: str
     """Folder to write: one .wav of the same name for each file."""
     files: tuple[str, ...] = ()
@@ -87,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
     config = parse(ResynthesizeConfig, argv, "voxtok resynthesize", positional="files")
     tokenizer = Tokenizer.load(config.tokenizer, device=config.device)
     vocoder = Vocoder.load(config.vocoder, device=config.device)
-    vocoder.check_tokenizer(tokenizer.fingerprint)
+    if config.through == "tokens":
+        vocoder.check_tokenizer(tokenizer.fingerprint)
     voices = Voices(vocoder, config.speaker, config.speaker_model)
     failed = 0
     for file in config.files:
