@@ -11,7 +11,7 @@ exp=${EXP:-$here/exp}
 conf=${CONF:-wavlm_large_l21_km2000}
 corpus=${CORPUS:-$exp/download}
 train=${TRAIN:-train-clean-100}
-parts=${PARTS:-train-clean-100 dev-clean dev-other test-clean test-other}
+parts=${PARTS:-$train dev-clean dev-other test-clean test-other}
 
 if [ "${NPROC:-1}" -gt 1 ]; then
     run="torchrun --standalone --nproc-per-node $NPROC -m voxtok.runtime.commands"

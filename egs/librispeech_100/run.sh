@@ -40,9 +40,9 @@ voxtok text-model --texts "$(list "$exp/data/cuts_" .jsonl.gz $train)" --kind "$
     --vocab-size "${TEXT_PIECES:-5000}" --case lower --punctuation remove --out "$exp/text.json"
 
 if [ "$input" = tokens ]; then
-    # Tokenizer, and merged tokens of every part.
+    # Tokenizer of the first training part, and merged tokens of every part.
     # shellcheck disable=SC2086
-    $run fit --config "${FIT:-$conf/fit.yaml}" --cuts "$exp/data/cuts_train-clean-100.jsonl.gz" --out "$exp/tokenizer" \
+    $run fit --config "${FIT:-$conf/fit.yaml}" --cuts "$exp/data/cuts_${train%% *}.jsonl.gz" --out "$exp/tokenizer" \
         ${OPTIONS:-}
     for part in $(printf '%s_speeds ' $train) $dev $test; do
         $run encode --tokenizer "$exp/tokenizer" --cuts "$exp/data/cuts_$part.jsonl.gz" --out "$exp/tokens/$part"
