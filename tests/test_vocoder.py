@@ -9,8 +9,10 @@ import torch
 from tests.tiny_vocoder import feature_facts, save_tiny_feature_vocoder, tiny_config, tiny_vocoder, token_facts
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.manifests.tokens import TokenSequence
-from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
+from voxtok.runtime.errors import ConfigError, CorruptFile, OutOfMemory, TokenizerMismatch
 from voxtok.runtime.files import read_json, write_json
+from voxtok.vocoder.inputs import Frames
+from voxtok.vocoder.model import Synthesis, VocoderModel
 from voxtok.vocoder.vocoder import Samples, Vocoder
 
 KINDS = ["harmonic", "phases", "hifigan"]
@@ -96,6 +98,25 @@ def test_long_recordings_are_computed_in_chunks(kind: str, monkeypatch: pytest.M
     assert max(sizes) <= 100 + 2 * vocoder.model.context_frames < 250 and len(sizes) >= 4
     if pitch is not None:
         np.testing.assert_array_equal(vocoder.from_tokens(batch[1], f0_hz=pitch), follows)
+
+
+def test_a_batch_that_memory_does_not_hold_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocoder = made("phases")
+    batch = [tokens(20, seed) for seed in range(3)]
+    whole = vocoder.from_tokens_batch(batch, speakers=[None] * 3)
+    model, held = VocoderModel.forward, 1
+
+    def small(self: VocoderModel, frames: Frames) -> Synthesis:
+        if len(frames.content) > held:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return model(self, frames)
+
+    monkeypatch.setattr(VocoderModel, "forward", small)
+    for found, expected in zip(vocoder.from_tokens_batch(batch, speakers=[None] * 3), whole, strict=True):
+        assert_same_sound(found, expected, "phases")
+    held = 0
+    with pytest.raises(OutOfMemory, match="one utterance alone"):
+        vocoder.from_tokens(batch[0])
 
 
 def sequence_tail(sequence: TokenSequence, start: int) -> TokenSequence:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +12,15 @@ from voxtok.manifests.codebook import Codebook
 from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
+from voxtok.tokenize.batches import halve_on_oom
 from voxtok.tokenize.quantizer import check_codes, open_quantizer
 from voxtok.tokenize.upstream import forbid_tf32
 from voxtok.vocoder.conditions import Speaker, pitch_rows, speaker_rows
 from voxtok.vocoder.inputs import Frames
 from voxtok.vocoder.model import VocoderModel
 from voxtok.vocoder.model_config import Facts, Inputs
+from voxtok.vocoder.stream import VocoderStream
 from voxtok.vocoder.vocoder_folder import read_folder, write_folder
-
-if TYPE_CHECKING:
-    from voxtok.vocoder.stream import VocoderStream
 
 Samples = npt.NDArray[np.float32]
 
@@ -143,14 +141,12 @@ class Vocoder:
 
     def stream(
         self, *, speaker: Speaker | None = None, streams: Sequence[int] | None = None, chunk_frames: int = 25
-    ) -> "VocoderStream":
+    ) -> VocoderStream:
         """Waveforms of tokens or features as they come, in chunks: together that of the whole recording.
 
         Raises:
             ConfigError: the vocoder takes the pitch as an input, or chunk_frames is not positive.
         """
-        from voxtok.vocoder.stream import VocoderStream
-
         return VocoderStream(self, speaker, streams, chunk_frames)
 
     def contents(self, tokens: TokenSequence, streams: Sequence[int] | None) -> torch.Tensor:
@@ -246,9 +242,14 @@ class Vocoder:
         by_itself = not self.model.config.f0_bins and all(one is None for one in f0_hz)
         if by_itself and max(map(len, contents)) > MOST_FRAMES:
             return [self._in_chunks(*pair, streams) for pair in zip(contents, speakers, strict=True)]
-        frames = self.batch(contents, speakers, f0_hz, streams)
-        waveforms = self.model(frames).waveforms.cpu().numpy()
-        return [row[: len(content) * self.hop_samples] for row, content in zip(waveforms, contents, strict=True)]
+
+        def run(part: Sequence[int]) -> list[Samples]:
+            some = [contents[i] for i in part]
+            frames = self.batch(some, [speakers[i] for i in part], [f0_hz[i] for i in part], streams)
+            waveforms = self.model(frames).waveforms.cpu().numpy()
+            return [row[: len(content) * self.hop_samples] for row, content in zip(waveforms, some, strict=True)]
+
+        return halve_on_oom(range(len(contents)), run)
 
     def _in_chunks(self, content: torch.Tensor, speaker: Speaker | None, streams: Sequence[int] | None) -> Samples:
         """The waveform of one recording as its stream gives it."""
