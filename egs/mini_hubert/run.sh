@@ -3,8 +3,8 @@
 # Run it again after a stop: it goes on.
 #
 #   DATA=/data/speech ./run.sh    real speech: folders of Lhotse manifests, CORPORA to train on and TEST to score on
-#   GUIDED=0 ./run.sh             masked prediction alone: without iterations 5 to 8, which phones guide
-#   GUIDED=synth ./run.sh         phones of synthetic speech, which no human labelled: without iteration 8
+#   GUIDED=0 ./run.sh             masked prediction alone: without iterations 5 to 9, which phones guide
+#   GUIDED=synth ./run.sh         phones of synthetic speech, which no human labelled: without iterations 8 and 9
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
@@ -74,7 +74,13 @@ if [ "$guided" = 1 ]; then
     DATA=$data TEST=$test "$here/transcribed.sh" "$exp/transcribed"
     voxtok label --of phones --cuts "$exp/transcribed/train.jsonl.gz" --out "$exp/phones_real"
     iterate 8 "$exp/pauses" "$exp/phones,$exp/phones_real"
-    last=8
+
+    # Iteration 9: five times as long, and with a fifth of the synthetic speech.
+    gzip -dc "$exp/guide.jsonl.gz" | awk 'NR % 5 == 1' | gzip -n > "$exp/fifth.jsonl.gz"
+    voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/fifth.jsonl.gz]" --out "$exp/mixed.jsonl.gz"
+    voxtok label --of pauses --cuts "$exp/mixed.jsonl.gz" --out "$exp/pauses_mixed"
+    iterate 9 "$exp/pauses_mixed" "$exp/phones,$exp/phones_real"
+    last=9
 fi
 
 # Scores on the test utterances, beside MFCC's, for every layer.
