@@ -20,12 +20,11 @@ voxtok corpus join --cuts "[${cuts%,}]" --without "$data/$test" --out "$exp/real
 voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/synth/cuts.jsonl.gz]" --out "$exp/train.jsonl.gz"
 
 # The convolutions learn to be a filter bank.
-voxtok distill --config "$here/conf/distill_front.yaml" --cuts "$exp/train.jsonl.gz" --out "$exp/front" $steps
+voxtok distill --config "$here/conf/distill_front.yaml" --cuts "$exp/train.jsonl.gz" --out "$exp/iter0" $steps
 
 # tokens NAME UPSTREAM LAYER K HOURS CUTS: a codebook, and the tokens of the cuts.
 tokens() {
-    voxtok fit --upstream "$2" --layer "$3" --vocab-size "$4" --dedup false --hours "$5" --cuts "$6" \
-        --out "$exp/tokenizer_$1"
+    voxtok fit --upstream "$2" --layer "$3" --vocab-size "$4" --hours "$5" --cuts "$6" --dedup false --out "$exp/tokenizer_$1"
     voxtok encode --tokenizer "$exp/tokenizer_$1" --cuts "$6" --out "$exp/tokens_$1"
 }
 
@@ -38,8 +37,7 @@ iterate() {
 # Iteration 1: tokens of filter banks, the mean of speech subtracted.
 tokens mfcc mfcc-cmn 0 "${K1:-100}" 1 "$exp/train.jsonl.gz"
 tokens logmel logmel-cmn 0 "${K2:-200}" 1 "$exp/train.jsonl.gz"
-voxtok pretrain --config "$here/conf/pretrain_iter1.yaml" --init "$exp/front/model" --out "$exp/iter1" \
-    --stores "[$exp/tokens_mfcc,$exp/tokens_logmel]" $steps
+iterate 1 "$exp/tokens_mfcc,$exp/tokens_logmel" ""
 
 # Iterations 2 to 4: tokens of segment means of the last layer of the model before.
 for i in 2 3 4; do
@@ -47,8 +45,8 @@ for i in 2 3 4; do
     iterate "$i" "$exp/tokens_iter$i" ""
 done
 
-last=4
 guided=${GUIDED:-1}
+case $guided in 0) last=4 ;; synth) last=7 ;; *) last=9 ;; esac
 if [ "$guided" != 0 ]; then
     # 400 more synthetic voices, and their phones.
     for i in 1 2; do
@@ -66,7 +64,6 @@ if [ "$guided" != 0 ]; then
     # Iteration 7: clusters of the phones that the model before predicts for the real speech, and pauses of all speech.
     tokens iter7 "predicted:1:$exp/iter6" 0 "${K1:-100}" 0.5 "$exp/real.jsonl.gz"
     iterate 7 "$exp/pauses" "$exp/phones,$exp/tokens_iter7"
-    last=7
 fi
 
 if [ "$guided" = 1 ]; then
@@ -80,7 +77,6 @@ if [ "$guided" = 1 ]; then
     voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/fifth.jsonl.gz]" --out "$exp/mixed.jsonl.gz"
     voxtok label --of pauses --cuts "$exp/mixed.jsonl.gz" --out "$exp/pauses_mixed"
     iterate 9 "$exp/pauses_mixed" "$exp/phones,$exp/phones_real"
-    last=9
 fi
 
 # Scores on the test utterances, beside MFCC's, for every layer.
