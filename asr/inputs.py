@@ -19,6 +19,8 @@ class InputConfig:
     """Read features of the audio: logmel, or an SSL model as `voxtok fit --upstream` takes it; null reads none."""
     width: int
     """Dimensions of an embedded token and of a projected feature."""
+    embeddings: Literal["random", "centroids"] = "random"
+    """Where embeddings of tokens begin: at random, or at the centroids that the tokens stand for."""
     layers: tuple[int, ...] = ()
     """Layers of the SSL model; logmel takes none."""
     streams: Literal["sum", "concatenation", "attention"] = "sum"
@@ -37,6 +39,8 @@ class InputConfig:
             raise ConfigError("inputs need tokens, features, or both")
         if bool(self.layers) != (self.features not in (None, "logmel")):
             raise ConfigError("inputs.layers are those of an SSL model in inputs.features: logmel and tokens take none")
+        if self.embeddings == "centroids" and not self.tokens:
+            raise ConfigError("inputs.embeddings are those of tokens: set inputs.tokens too")
         if self.context < 0 or (self.context and not self.tokens):
             raise ConfigError("inputs.context looks at so many tokens: set inputs.tokens too")
         if min(self.width, self.fusion_heads) < 1 or self.width % self.fusion_heads:

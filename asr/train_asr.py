@@ -19,6 +19,7 @@ import torch
 
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.batches import TrainingSet, batches, ctc_frames, one_frame, plan_epoch, training_set
+from voxtok.asr.centroid_embeddings import begin_at_centroids
 from voxtok.asr.evaluate import evaluate
 from voxtok.asr.examples import JOINED, Examples, array_hashes, read_examples
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
@@ -133,9 +134,11 @@ def usable(
 
 
 def build(config: TrainAsrConfig, data: Examples, text: TextModel) -> Recognizer:
-    """The recognizer with its first weights: random, or those of `init`; features are normalised by the data's."""
+    """The recognizer with its first weights, random or those of `init`; features are normalised by the data's."""
     torch.manual_seed(config.seed)
     recognizer = Recognizer(config.model, data.source, text)
+    if recognizer.front.embed is not None and config.model.inputs.embeddings == "centroids":
+        begin_at_centroids(recognizer.front.embed, tokenizers_of(config), config.seed)
     if recognizer.front.features is not None:
         recognizer.front.features.normalize_by([item.features for item in data.items if item.features is not None])
     if config.init is not None:
@@ -144,6 +147,11 @@ def build(config: TrainAsrConfig, data: Examples, text: TextModel) -> Recognizer
             raise ConfigError(f"{config.init} has another network or another text model")
         recognizer.load_state_dict(before.state_dict())
     return recognizer
+
+
+def tokenizers_of(config: TrainAsrConfig) -> list[Path]:
+    """Their folders in the first stores whose streams stand side by side; all other stores have the same."""
+    return [Path(store) / "tokenizer" for store in config.data[0].split(JOINED)]
 
 
 def identity(config: TrainAsrConfig, text: TextModel, data: Examples, dev: Examples) -> dict[str, Any]:
@@ -190,8 +198,7 @@ def train(run: Run, data: TrainingSet, dev: TrainingSet, config: TrainAsrConfig,
                 clock.lap("checkpoint")
     if ranks.is_first:
         run.recognizer.load_state_dict(run.best.average() or run.average.weights)
-        first = config.data[0].split(JOINED) if config.model.inputs.tokens else []
-        copy_tokenizers([Path(store) / "tokenizer" for store in first], out / "model")
+        copy_tokenizers(tokenizers_of(config) if config.model.inputs.tokens else [], out / "model")
         run.recognizer.save(out / "model")
         write_json(out / "done.json", {"config": key})
     ranks.barrier()
