@@ -7,6 +7,7 @@ long no more than how often each letter is written.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from voxtok.asr.fronts import Embeddings
@@ -17,7 +18,9 @@ from voxtok.tokenize.tokenizer_folder import read_description, read_parts
 
 
 def begin_at_centroids(embeddings: Embeddings, tokenizers: Sequence[Path], seed: int) -> None:
-    """Set the tables to random projections of what their tokens stand for, centred and of variance 1.
+    """Set the tables to random orthogonal projections of what their tokens stand for, centred and of variance 1.
+
+    Distances stay as they are, up to one factor, where an embedding has as many dimensions as a centroid.
 
     Args:
         embeddings: of the streams of all tokenizers, in their order.
@@ -35,7 +38,8 @@ def begin_at_centroids(embeddings: Embeddings, tokenizers: Sequence[Path], seed:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for table, stream in zip(embeddings.tables, vectors, strict=True):
-            projected = stream @ torch.randn(stream.shape[1], table.embedding_dim, generator=generator)
+            turned = torch.empty(stream.shape[1], table.embedding_dim)
+            projected = stream @ torch.nn.init.orthogonal_(turned, generator=generator)
             projected -= projected.mean(dim=0)
             table.weight.copy_(projected / projected.square().mean().sqrt().clamp_min(1e-6))
 
@@ -58,6 +62,6 @@ def _piece_vectors(subwords: Subwords, units: torch.Tensor) -> torch.Tensor:
     """The mean over a subword's tokens."""
     pieces = torch.arange(subwords.vocab_size)
     lengths = torch.from_numpy(subwords.lengths)
-    of_units = units[torch.from_numpy(subwords.decode(pieces.numpy()))]
+    of_units = units[torch.from_numpy(subwords.decode(pieces.numpy()).astype(np.int64))]
     sums = units.new_zeros(len(pieces), units.shape[1]).index_add_(0, pieces.repeat_interleave(lengths), of_units)
     return sums / lengths[:, None]
