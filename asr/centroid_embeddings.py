@@ -32,16 +32,16 @@ def begin_at_centroids(embeddings: Embeddings, tokenizers: Sequence[Path], seed:
         CorruptFile: a folder is no tokenizer's.
     """
     vectors = [stream for folder in tokenizers for stream in token_vectors(folder)]
-    sizes = [table.num_embeddings for table in embeddings.tables]
+    sizes = [len(weight) for weight in embeddings.weights]
     if [len(stream) for stream in vectors] != sizes:
         raise ConfigError(f"the tokenizers' vocabularies are {[len(stream) for stream in vectors]}, not {sizes}")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for table, stream in zip(embeddings.tables, vectors, strict=True):
-            turned = torch.empty(stream.shape[1], table.embedding_dim)
+        for weight, stream in zip(embeddings.weights, vectors, strict=True):
+            turned = torch.empty(stream.shape[1], weight.shape[1])
             projected = stream @ torch.nn.init.orthogonal_(turned, generator=generator)
             projected -= projected.mean(dim=0)
-            table.weight.copy_(projected / projected.square().mean().sqrt().clamp_min(1e-6))
+            weight.copy_(projected / projected.square().mean().sqrt().clamp_min(1e-6))
 
 
 def token_vectors(folder: Path) -> list[torch.Tensor]:

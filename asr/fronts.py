@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,11 @@ class Embeddings(nn.Module):
         self.score = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
         if config.streams != "attention":
             self.score = nn.Sequential()
+
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """(vocab_size, dimensions) of each stream."""
+        return [cast(nn.Embedding, table).weight for table in self.tables]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, T, width) from (B, T, streams) int64."""

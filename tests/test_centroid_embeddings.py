@@ -28,15 +28,15 @@ def test_distances_of_embeddings_are_those_of_centroids(tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     centroids = torch.from_numpy(tokenizer.codebook.arrays["centroids"])
     embeddings = Embeddings([20], INPUTS)
-    before = embeddings.tables[0].weight.detach().clone()
+    before = embeddings.weights[0].detach().clone()
     begin_at_centroids(embeddings, [tmp_path], seed=0)
-    found = embeddings.tables[0].weight.detach()
+    found = embeddings.weights[0].detach()
     assert abs(correlation(before, centroids)) < 0.4
     assert correlation(found, centroids) == pytest.approx(1, abs=1e-4)
     assert float(found.mean()) == pytest.approx(0, abs=1e-5) and float(found.std()) == pytest.approx(1, rel=0.01)
     again = Embeddings([20], INPUTS)
     begin_at_centroids(again, [tmp_path], seed=0)
-    assert torch.equal(again.tables[0].weight, found)
+    assert torch.equal(again.weights[0], found)
 
 
 def test_a_subword_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_streams_have_their_own_centroids(tmp_path: Path) -> None:
     embeddings = Embeddings([8, 8, 20], INPUTS)
     begin_at_centroids(embeddings, [tmp_path / "residual", tmp_path / "plain"], seed=0)
     wanted = [*stages, torch.from_numpy(tokenizer.codebook.arrays["centroids"])]
-    for table, centroids in zip(embeddings.tables, wanted, strict=True):
-        assert correlation(table.weight.detach(), centroids) == pytest.approx(1, abs=1e-4)
+    for weight, centroids in zip(embeddings.weights, wanted, strict=True):
+        assert correlation(weight.detach(), centroids) == pytest.approx(1, abs=1e-4)
     with pytest.raises(ConfigError, match=r"vocabularies are \[20\], not \[8, 8, 20\]"):
         begin_at_centroids(embeddings, [tmp_path / "plain"], seed=0)
     with pytest.raises(CorruptFile, match="not a tokenizer folder"):
