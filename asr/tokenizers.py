@@ -10,7 +10,7 @@ from voxtok.asr.inputs import Source
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import write_bytes
 from voxtok.tokenize.tokenizer import Tokenizer
-from voxtok.tokenize.tokenizer_folder import read_description, require_same
+from voxtok.tokenize.tokenizer_folder import read_description, require_same, tokenizer_folder
 
 FOLDER = "tokenizers"
 DESCRIPTION = "tokenizer.json"
@@ -41,7 +41,7 @@ def open_tokenizers(
         TokenizerMismatch: a tokenizer is not the one whose tokens the recognizer was trained on.
     """
     copies = [model / FOLDER / str(place) for place in range(len(source.tokenizers))]
-    folders = [Path(folder) for folder in tokenizers] or copies
+    folders = [tokenizer_folder(folder) for folder in tokenizers] or copies
     if len(folders) != len(copies):
         raise ConfigError(f"{model} reads tokens of {len(copies)} tokenizers, not {len(folders)}")
     found = []

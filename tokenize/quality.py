@@ -29,7 +29,7 @@ from voxtok.tokenize.rate_page import write_rates
 from voxtok.tokenize.report import write_report
 from voxtok.tokenize.stream_meter import Rate, StreamMeter, stream_pairs
 from voxtok.tokenize.tokenizer import Tokenizer
-from voxtok.tokenize.tokenizer_folder import read_description, require_same
+from voxtok.tokenize.tokenizer_folder import read_description, require_same, tokenizer_folder
 from voxtok.tokenize.unit_edit import EncodedPairs, encoded_pairs, unit_edit
 
 TOKENIZER_FIELDS = ("fingerprint", "upstream", "layer", "vocab_size", "frame_rate_hz", "dedup")
@@ -80,7 +80,7 @@ def measure_streams(config: QualityConfig) -> tuple[list[Report], list[Rate]]:
         A report a stream; and where all of several streams are measured, what the first of them cost together.
     """
     store = TokenStore.open(config.store)
-    folder = Path(config.tokenizer or store.folder / "tokenizer")
+    folder = tokenizer_folder(config.tokenizer or store.folder / "tokenizer")
     described = read_description(folder)
     require_same(described["fingerprint"], store.fingerprint, config.store)
     if described.get("bpe"):
