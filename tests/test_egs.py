@@ -107,7 +107,7 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     assert len((exp / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()) == 7
     assert read_json(exp / "tokenizer_mini" / "tokenizer.json")["vocab_sizes"] == [8]
     kept = [*exp.glob("*/model/model.safetensors"), *exp.glob("tokenizer_*/codebook.safetensors")]
-    assert len(kept) == 17  # the front and eight iterations; seven codebooks between, and the last
+    assert len(kept) == 18  # the front and nine iterations; seven codebooks between, and the last
     made = [path.stat().st_mtime_ns for path in kept]
     run("mini_hubert", **environment)
     assert [path.stat().st_mtime_ns for path in kept] == made
