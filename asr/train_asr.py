@@ -30,7 +30,7 @@ from voxtok.asr.update import Run, resume, save_run, start_run, update
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import sha256, sha256_file, write_json, write_jsonl
+from voxtok.runtime.files import sha256, weights_hash, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import Clock, Metrics, Totals, is_finished, prefetched
 
@@ -156,10 +156,8 @@ def tokenizers_of(config: TrainAsrConfig) -> list[Path]:
 
 def identity(config: TrainAsrConfig, text: TextModel, data: Examples, dev: Examples) -> dict[str, Any]:
     """JSON of all that decides the result."""
-    described = {"text_model": text.sha256, "source": data.source.described(), **IRRELEVANT}
-    if config.init is not None:
-        described["init"] = sha256_file(Path(config.init) / "model.safetensors")
-    return asdict(config) | described | {"data": content_of(data), "dev": content_of(dev)}
+    described = {"text_model": text.sha256, "source": data.source.described(), "init": weights_hash(config.init)}
+    return asdict(config) | described | {"data": content_of(data), "dev": content_of(dev), **IRRELEVANT}
 
 
 def content_of(examples: Examples) -> str:

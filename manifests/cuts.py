@@ -16,6 +16,7 @@ from lhotse.serialization import deserialize_item
 from lhotse.utils import fastcopy
 
 from voxtok.manifests.audio import AUDIO_SUFFIXES, describe
+from voxtok.manifests.identity import in_memory
 from voxtok.runtime.errors import BadAudio, ManifestError
 from voxtok.runtime.files import read_jsonl, write_jsonl
 
@@ -84,19 +85,14 @@ def save_cuts(path: Path | str, cuts: Iterable[Cut]) -> CorpusSize:
     def rows() -> Iterator[Any]:
         for cut in cuts:
             size.add(cut)
-            _check_on_disk(cut)
+            if in_memory(cut):
+                raise ManifestError(
+                    f"{cut.id}: its audio lies inside a Shar folder: save it as files first (save_audios)"
+                )
             yield cut.to_dict()
 
     write_jsonl(path, rows())
     return size
-
-
-def _check_on_disk(cut: Cut) -> None:
-    tracks = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
-    recordings = [track.recording for track in tracks if isinstance(track, MonoCut | MultiCut)]
-    sources = [source for recording in recordings if recording is not None for source in recording.sources]
-    if any(source.type in ("memory", "shar") for source in sources):
-        raise ManifestError(f"{cut.id}: its audio lies inside a Shar folder: save it as files first (save_audios)")
 
 
 def unique_cuts(cuts: Iterable[Cut]) -> Iterator[tuple[Cut, BadAudio | None]]:

@@ -26,6 +26,14 @@ def bare(cut: Cut) -> Cut:
     return fastcopy(cut, recording=recording, features=None, custom=custom or None)
 
 
+def in_memory(cut: Cut) -> bool:
+    """Whether audio of a cut is held in memory or in a Shar folder: JSON cannot name it as a file."""
+    if isinstance(cut, MixedCut):
+        return any(in_memory(track.cut) for track in cut.tracks)
+    recording = cut.recording if isinstance(cut, MonoCut | MultiCut) else None
+    return recording is not None and any(source.type in ("memory", "shar") for source in recording.sources)
+
+
 def inputs_of(cut: Cut) -> Any:
     """The cut as JSON, with the size and time of change of its files, or the hash of audio held in memory."""
     if isinstance(cut, MixedCut):

@@ -123,3 +123,8 @@ def sha256_file(path: Path | str) -> str:
     """Hash a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_hash(folder: Path | str | None) -> str | None:
+    """Hash of the weights in a model's folder: a run that uses others is another run."""
+    return None if folder is None else sha256_file(Path(folder) / "model.safetensors")

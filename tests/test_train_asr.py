@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.toy_speech_text import toy_store, toy_text_model
+from tests.toy_speech_text import toy_parts, toy_store
 from voxtok.asr.augment import AugmentConfig
 from voxtok.asr.decoder import DecoderConfig
 from voxtok.asr.encoders import EncoderConfig
@@ -32,12 +32,7 @@ NO_CHANGE = AugmentConfig(probability=0.0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stores of 40 and 8 utterances, and the text model."""
-    folder = tmp_path_factory.mktemp("toy_asr")
-    toy_store(folder / "train", 40, seed=0)
-    toy_store(folder / "dev", 8, seed=1)
-    toy_text_model(folder / "text.json")
-    return folder
+    return toy_parts(tmp_path_factory.mktemp("toy_asr"))
 
 
 def network(**changes: Any) -> RecognizerConfig:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.test_train_asr import config, losses, network, weights
-from tests.toy_speech_text import LETTERS, toy_store, toy_text_model
+from tests.toy_speech_text import LETTERS, toy_parts
 from voxtok.asr.train_asr import TrainAsrConfig, main, train_asr
 from voxtok.runtime.files import read_jsonl
 
@@ -20,12 +20,7 @@ pytestmark = pytest.mark.skipif(find_spec("speechbrain") is None, reason="encode
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stores of 40 and 8 utterances, and the text model."""
-    folder = tmp_path_factory.mktemp("toy_ranks")
-    toy_store(folder / "train", 40, seed=0)
-    toy_store(folder / "dev", 8, seed=1)
-    toy_text_model(folder / "text.json")
-    return folder
+    return toy_parts(tmp_path_factory.mktemp("toy_ranks"))
 
 
 def test_two_ranks_train_as_one(folder: Path, tmp_path: Path) -> None:

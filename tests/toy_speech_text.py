@@ -35,6 +35,14 @@ def toy_store(
     return folder
 
 
+def toy_parts(folder: Path) -> Path:
+    """Stores of 40 utterances, `train`, and 8 others, `dev`, and the text model."""
+    toy_store(folder / "train", 40, seed=0)
+    toy_store(folder / "dev", 8, seed=1)
+    toy_text_model(folder / "text.json")
+    return folder
+
+
 def toy_text_model(path: Path) -> TextModel:
     """Characters of the toy words, saved at `path` too."""
     normalization = TextNormalization(case="lower", punctuation="remove")

@@ -29,6 +29,7 @@ PIECE_FRAMES = {"encodec": 3000, "dac": 3000, "mimi": 1000}
 """Frames of a piece of convolutions, about 40 s (Mimi's convolutions give 25 a second)."""
 ATTENTION_FRAMES = 1000
 """Frames that Mimi's transformer takes at a time: 40 s."""
+NO_WINDOWS = "codecs compute a recording of any length whole, in bounded memory: set window-s to null"
 IDENTITY_OPTIONS = {
     "encodec": ("upsampling_ratios", "dilation_growth_rate", "use_causal_conv", "pad_mode", "sampling_rate"),
     "dac": ("downsampling_ratios", "sampling_rate"),
@@ -77,7 +78,7 @@ class Codec:
         if set(layers) != {0}:
             raise ConfigError(f"a codec has layer 0 only, its latents; {sorted(layers)} were asked for")
         if statistics is not None:
-            raise ConfigError("codecs compute a recording of any length whole, in bounded memory: set window-s to null")
+            raise ConfigError(NO_WINDOWS)
         samples = lengths.tolist()
         if min(samples) < self.min_samples:
             raise ConfigError("a waveform without samples has no frames")

@@ -17,9 +17,10 @@ from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.files import weights_hash
 from voxtok.tokenize.crops import CENTRE_SAMPLES, Batch, Corpus, CropConfig, read_utterances
 from voxtok.tokenize.load import load_upstream
-from voxtok.tokenize.student import Shape, architecture_of, hidden_frames, start_model, weights_hash
+from voxtok.tokenize.student import Shape, architecture_of, hidden_frames, start_model
 from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 from voxtok.tokenize.upstream import Upstream
 

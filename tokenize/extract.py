@@ -17,7 +17,7 @@ from lhotse.cut import Cut
 from voxtok.manifests.audio import Samples, num_samples, read_audio, read_span
 from voxtok.runtime.errors import BadAudio, ConfigError, OutOfMemory
 from voxtok.tokenize.batches import halve_on_oom, plan_batches
-from voxtok.tokenize.codec import Codec
+from voxtok.tokenize.codec import NO_WINDOWS, Codec
 from voxtok.tokenize.upstream import Upstream
 from voxtok.tokenize.windows import Read, WindowConfig, extract_long
 
@@ -74,7 +74,7 @@ def extract(
         if not 0 <= layer <= upstream.num_layers:
             raise ConfigError(f"layer {layer} is not one of this upstream's 0 .. {upstream.num_layers}")
     if config.windows is not None and isinstance(upstream, Codec):
-        raise ConfigError("codecs compute a recording of any length whole, in bounded memory: set window-s to null")
+        raise ConfigError(NO_WINDOWS)
     pending: list[tuple[Cut, Samples | BadAudio | None]] = []
     held_s = 0.0
     for cut, samples in read_ahead(cuts, upstream, config):

@@ -18,9 +18,10 @@ from voxtok.manifests.store import TokenStore
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.files import weights_hash
 from voxtok.tokenize.crops import UNKNOWN, Batch, Corpus, CropConfig, load_corpus
 from voxtok.tokenize.heads import Heads
-from voxtok.tokenize.student import Shape, hidden_frames, start_model, weights_hash
+from voxtok.tokenize.student import Shape, hidden_frames, start_model
 from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 
 

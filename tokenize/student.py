@@ -11,7 +11,7 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import sha256_file, write_bytes, write_json
+from voxtok.runtime.files import write_bytes, write_json
 from voxtok.tokenize.architecture import Architecture, from_config
 
 RATE = 16000
@@ -126,11 +126,6 @@ def start_model(shape: Shape, init: str | None, device: torch.device) -> HubertM
     except RuntimeError as error:
         raise ConfigError(f"{init} has another shape than `model` says: {error}") from error
     return model
-
-
-def weights_hash(folder: str | None) -> str | None:
-    """SHA-256 of a checkpoint's weights: a run is another one where they are, wherever the folder lies."""
-    return None if folder is None else sha256_file(Path(folder) / "model.safetensors")
 
 
 def hidden_frames(

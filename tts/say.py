@@ -16,7 +16,7 @@ from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
 from voxtok.runtime.errors import BadAudio, BadText, ConfigError
-from voxtok.runtime.files import read_json, sha256, sha256_file, write_json
+from voxtok.runtime.files import read_json, sha256, weights_hash, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.tts.failures import failure_of
 from voxtok.tts.lm import UnitLm
@@ -179,7 +179,7 @@ def _open_lm(config: SayConfig, folder: Path) -> tuple[OneByOne, Speaker | None]
         raise ConfigError("--speed and --temperature are not for a language model: see --drawing")
     model = LmSynthesizer.load(folder, device=config.device)
     rescorer = UnitLm.load(config.rescorer, device=config.device) if config.rescorer else None
-    key = sha256_file(Path(config.rescorer) / "model.safetensors") if config.rescorer else None
+    key = weights_hash(config.rescorer or None)
     speaker: str | TokenSequence | None = config.speaker if model.conditions.voice == "table" else None
     if model.conditions.voice == "prompt" and config.speaker is not None:
         speaker = tokens_of_recording(config.speaker, folder / "tokenizer", config.device, config.upstream)

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut, MultiCut
 from lhotse.serialization import deserialize_item
 
-from voxtok.manifests.identity import bare
+from voxtok.manifests.identity import bare, in_memory
 from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile, one_line
 from voxtok.runtime.files import read_description, read_jsonl, sha256, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
@@ -93,8 +93,7 @@ def require_files(cuts: Iterable[Cut]) -> None:
         ConfigError: a cut's audio is in memory, as that of Shar folders is, or mixed of others; names it.
     """
     for cut in cuts:
-        kept = bare(cut)
-        if cut.has_recording and (not kept.has_recording or kept.recording.is_placeholder):
+        if cut.has_recording and (not isinstance(cut, MonoCut | MultiCut) or in_memory(cut)):
             raise ConfigError(
                 f"{cut.id} has no audio file of its own for training to read: its audio is in a Shar folder or mixed "
                 "of others; save it to files first, with lhotse's CutSet.save_audios"

@@ -26,7 +26,7 @@ from voxtok.manifests.store import TokenStore
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
-from voxtok.runtime.files import sha256, sha256_file
+from voxtok.runtime.files import sha256, weights_hash
 from voxtok.tokenize.extract import ExtractConfig, Reduce, extract
 from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tokenize.upstream import Upstream
@@ -280,9 +280,8 @@ def train_vocoder(config: TrainVocoderConfig, ranks: Ranks | None = None) -> Pat
     )
     speech = read_speech(corpus.read(), measures, Path(config.out) / f"measured.{ranks.rank}.safetensors")
     trainee = build(config, corpus, speech, speaker_model)
-    init = None if config.init is None else sha256_file(Path(config.init) / "model.safetensors")
-    places = {"store": "", "cuts": "", "frames": "", "tokenizer": corpus.facts.tokenizer, "init": init}
-    made_of = {"speech": speech.identity, "frames_of": corpus.facts.features}
+    places = {"store": "", "cuts": "", "frames": "", "tokenizer": corpus.facts.tokenizer}
+    made_of = {"speech": speech.identity, "frames_of": corpus.facts.features, "init": weights_hash(config.init)}
     identity = asdict(config) | IRRELEVANT | places | made_of
     out, loop = Path(config.out), config.train
     return train(trainee, speech, out, identity, config.segments, config.losses, loop, config.seed, ranks)
