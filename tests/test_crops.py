@@ -27,12 +27,13 @@ from voxtok.tokenize.disguise import (
     mix,
     power_spectra,
     reverberate,
+    stop_band,
 )
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.masking import span_mask
 from voxtok.tokenize.student import Shape, architecture_of, new_model
 
-EVERYTHING = Disguise(speed=1.0, channel=1.0, equalizer=1.0, noise=1.0, voice=1.0, room=1.0)
+EVERYTHING = Disguise(speed=1.0, channel=1.0, equalizer=1.0, band=1.0, noise=1.0, voice=1.0, room=1.0)
 
 
 def shape() -> Architecture:
@@ -180,6 +181,12 @@ def test_disguises_do_what_they_say() -> None:
     assert change_speed(np.array([0.0, 10, 20, 30]), 1.5, 2).tolist() == [0, 15]
     assert np.allclose(equalize(speech, np.zeros(8)), speech)
     assert np.allclose(equalize(speech, np.full(8, 20.0)), 10 * speech)
+    power = np.square(np.abs(np.fft.rfft(stop_band(speech, 0.5, 0.75))))
+    frequency = np.fft.rfftfreq(len(speech), 1 / RATE)
+    stopped = (frequency >= 2000) & (frequency < 4500)
+    assert power[stopped].max() < 1e-18 * power.max()
+    assert np.allclose(power[~stopped], np.square(np.abs(np.fft.rfft(speech)))[~stopped])
+    assert Disguise(band=1.0).is_active
     noise = coloured_noise(len(speech), 0.5, rng)
     ratio = np.square(speech).mean() / np.square(mix(speech, noise, 10.0) - speech).mean()
     assert 10 * np.log10(ratio) == pytest.approx(10.0)

@@ -1,6 +1,7 @@
 """`voxtok sweep` against the long way: fit, encode and measure one combination at a time."""
 
 import json
+import statistics
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,26 @@ def test_page_draws_a_line_for_every_size(config: SweepConfig, reports: list[dic
     assert f"<b>{best['pnmi']:.3f}</b>" in page
 
 
+def test_several_codebooks_give_means_and_their_spread(config: SweepConfig, tmp_path: Path) -> None:
+    one = replace(config, out=str(tmp_path / "one"), vocab_sizes=(60,), layers=(3,), ued_utterances=0)
+    (alone,) = sweep(one)
+    found = sweep(replace(one, out=str(tmp_path), codebooks=3))
+    assert sorted(path.name for path in tmp_path.glob("layer*")) == [f"layer3-k60-seed{i}" for i in range(3)]
+    assert found[0]["purity"] == alone["purity"], "the first is that of a sweep without others"
+    (row,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    pnmi = [report["purity"]["pnmi"] for report in found]
+    assert len(set(pnmi)) == 3
+    assert row["pnmi"] == pytest.approx(sum(pnmi) / 3)
+    assert row["pnmi_sd"] == pytest.approx(statistics.stdev(pnmi))
+    assert f"{row['pnmi']:.3f}&nbsp;±&nbsp;{row['pnmi_sd']:.3f}" in (tmp_path / "sweep.html").read_text()
+    assert main([*_argv(config, tmp_path / "again"), "--codebooks", "2"]) == 0
+
+
+def _argv(config: SweepConfig, out: Path) -> list[str]:
+    argv = ["--cuts", config.cuts, "--heldout-cuts", config.heldout_cuts, "--upstream", "mfcc", "--layers", "0"]
+    return [*argv, "--vocab-sizes", "4,6", "--silence", "skip", "--ued-utterances", "0", "--out", str(out)]
+
+
 def test_a_small_cache_keeps_some_frames_of_every_layer(config: SweepConfig, tmp_path: Path) -> None:
     small = replace(config, out=str(tmp_path), cache="disk", cache_gb=2e-5, layers=(2,), vocab_sizes=(4,))
     (report,) = sweep(replace(small, ued_utterances=0))
@@ -149,6 +170,8 @@ def test_a_subset_of_hours_is_seeded(config: SweepConfig) -> None:
 def test_bad_options_are_named(config: SweepConfig) -> None:
     with pytest.raises(ConfigError, match="layers needs at least one value, each once"):
         replace(config, layers=(3, 3))
+    with pytest.raises(ConfigError, match="codebooks must be"):
+        replace(config, codebooks=0)
     with pytest.raises(ConfigError, match="vocab-sizes needs"):
         replace(config, vocab_sizes=())
     with pytest.raises(ConfigError, match="max_layer is 7"):
@@ -156,8 +179,6 @@ def test_bad_options_are_named(config: SweepConfig) -> None:
 
 
 def test_command(config: SweepConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--cuts", config.cuts, "--heldout-cuts", config.heldout_cuts, "--upstream", "mfcc", "--layers", "0"]
-    argv += ["--vocab-sizes", "4,6", "--silence", "skip", "--ued-utterances", "0", "--out", str(tmp_path)]
-    assert main(argv) == 0
+    assert main(_argv(config, tmp_path)) == 0
     assert "2 combinations" in capsys.readouterr().out
     assert (tmp_path / "layer0-k6" / "quality.html").exists()

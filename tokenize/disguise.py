@@ -1,4 +1,5 @@
-"""Changes of a training crop that hide who speaks and where: speed, channel, equaliser, noise, another voice, a room.
+"""Changes of a training crop that hide who speaks and where: speed, channel, equaliser, a lost band, noise, another
+voice, a room.
 
 Targets stay those of the undisturbed signal, so that a model learns to hear through the change. In the spirit of WavLM
 (Chen et al. 2022: mixed voices), ContentVec (Qian et al. 2022: disguised voices) and HuBERT-AP (Gat et al. 2022).
@@ -20,6 +21,7 @@ SMOOTH_BINS = 9  # 280 Hz at 16 kHz: wider than a harmonic
 LARGEST_DB = 25.0
 QUIET_SHARE = 10  # one frame in so many is background noise
 LOWER_DB = 20.0
+WIDEST_BAND = 0.3  # of the frequency axis, whose places are square roots of frequencies
 RT60_S = (0.1, 0.5)
 TAIL = (0.2, 0.8)  # energy of the tail, of the direct path's
 
@@ -38,6 +40,8 @@ class Disguise:
     """Chance of a random smooth equaliser."""
     equalizer_db: float = 4.0
     """Standard deviation of its nodes."""
+    band: float = 0.0
+    """Chance that a band of frequencies is lost (SpecAugment, Park et al. 2019), so that no cue is the only one."""
     noise: float = 0.0
     """Chance of coloured noise."""
     voice: float = 0.0
@@ -48,14 +52,14 @@ class Disguise:
     """Range of the signal-to-noise ratio; another voice is at least 5 dB below."""
 
     def __post_init__(self) -> None:
-        for name in ("speed", "channel", "equalizer", "noise", "voice", "room"):
+        for name in ("speed", "channel", "equalizer", "band", "noise", "voice", "room"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"disguise.{name} is a chance: between 0 and 1")
 
     @property
     def is_active(self) -> bool:
         """Whether `apply` ever changes anything."""
-        return max(self.channel, self.equalizer, self.noise, self.voice, self.room) > 0
+        return max(self.channel, self.equalizer, self.band, self.noise, self.voice, self.room) > 0
 
     def draw_speed(self, rng: np.random.Generator) -> float:
         """Factor by which a crop is read faster; 1 leaves it as it is."""
@@ -69,6 +73,9 @@ class Disguise:
             crop = borrow_channel(crop, other, rng)
         if rng.random() < self.equalizer:
             crop = equalize(crop, rng.normal(0, self.equalizer_db, EQUALIZER_NODES))
+        if self.band and rng.random() < self.band:
+            low = rng.uniform(0, 1 - WIDEST_BAND)
+            crop = stop_band(crop, low, low + rng.uniform(0, WIDEST_BAND))
         if rng.random() < self.noise:
             crop = mix(crop, coloured_noise(len(crop), rng.uniform(0, 0.7), rng), rng.uniform(*self.snr_db))
         if rng.random() < self.voice:
@@ -141,6 +148,17 @@ def equalize(samples: Floats, nodes_db: Floats) -> Floats:
     gain_db = np.interp(place, np.linspace(0, 1, len(nodes_db)), nodes_db)
     equalized: Floats = np.fft.irfft(spectrum * 10 ** (gain_db / 20), len(samples))
     return equalized
+
+
+def stop_band(samples: Floats, low: float, high: float) -> Floats:
+    """Remove what lies from `low` to `high` on an axis from 0 to 1, the square root of frequency over the highest.
+
+    Worked at 16 kHz: 0.5 to 0.75 is 2000 to 4500 Hz.
+    """
+    spectrum = np.fft.rfft(samples)
+    place = np.sqrt(np.linspace(0, 1, len(spectrum)))
+    stopped: Floats = np.fft.irfft(np.where((place >= low) & (place < high), 0, spectrum), len(samples))
+    return stopped
 
 
 def coloured_noise(length: int, slope: float, rng: np.random.Generator) -> Floats:

@@ -2,12 +2,14 @@
 
 Features of all layers are computed together. Those to fit on wait in one bounded cache, a random subset of the same
 frames for every layer; those held out are labelled by every codebook as they come and not kept. Every codebook is left
-as a tokenizer folder with its own quality page beside it.
+as a tokenizer folder with its own quality page beside it. ABX on a few utterances differs from one codebook to the next
+by some hundredths, so several of each combination, from other seeds, tell what is a difference between layers.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +54,26 @@ class SweepConfig(CompareConfig):
     """Layers to compare: outputs of the transformer blocks, 1-based; 0 is the input to block 1."""
     vocab_sizes: tuple[int, ...]
     """Vocabulary sizes to compare."""
+    codebooks: int = 1
+    """Codebooks of each combination, by the seeds from `seed` on; tables have their mean and standard deviation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.codebooks < 1:
+            raise ConfigError("codebooks must be at least 1")
         for name in ("layers", "vocab_sizes"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"{name.replace('_', '-')} needs at least one value, each once")
 
+    @property
+    def seeds(self) -> range:
+        """Of the codebooks of each combination."""
+        return range(self.seed, self.seed + self.codebooks)
+
 
 def sweep(config: SweepConfig) -> list[Report]:
-    """Fit and score every combination; returns their reports, which also lie in the folders `write_sweep` names.
+    """Fit and score every combination; returns the reports of their codebooks, which also lie in a folder each.
 
     Raises:
         ConfigError: a layer the upstream lacks, more centroids than frames, or nothing left to fit on.
@@ -76,32 +87,29 @@ def sweep(config: SweepConfig) -> list[Report]:
     return reports
 
 
-def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, Cut]]) -> list[Tokenizer]:
-    """A tokenizer for every layer and vocabulary size, saved in its folder."""
+def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, Cut]]) -> dict[Path, Tokenizer]:
+    """The tokenizers of every layer and vocabulary size, by the folders where they are saved."""
     kept = training_frames(config, upstream, config.layers, cuts)
-    tokenizers = []
+    tokenizers = {}
     for i, layer in enumerate(config.layers):
         source = columns(kept, i * upstream.width, upstream.width)
-        for vocab_size in config.vocab_sizes:
+        for vocab_size, seed in product(config.vocab_sizes, config.seeds):
             log.info("fitting %d centroids on layer %d", vocab_size, layer)
-            settings = KMeansConfig(vocab_size=vocab_size, seed=config.seed)
+            settings = KMeansConfig(vocab_size=vocab_size, seed=seed)
             result = fit_kmeans(source, settings, Ranks(), upstream.device)
             described = config.tokenizer(config.upstream, [layer])
             tokenizer = Tokenizer(described, upstream, kmeans_codebook(result.centroids.cpu().numpy()))
-            tokenizer.save(folder_of(config, tokenizer))
-            tokenizers.append(tokenizer)
+            name = f"layer{layer}-k{vocab_size}" + (f"-seed{seed}" if config.codebooks > 1 else "")
+            tokenizers[Path(config.out) / name] = tokenizer
+            tokenizer.save(Path(config.out) / name)
     return tokenizers
 
 
-def folder_of(config: SweepConfig, tokenizer: Tokenizer) -> Path:
-    """Where one combination's tokenizer and report lie."""
-    return Path(config.out) / f"layer{tokenizer.config.layer_name}-k{tokenizer.vocab_sizes[0]}"
-
-
 def score_all(
-    config: SweepConfig, upstream: Upstream, tokenizers: Sequence[Tokenizer], cuts: Sequence[Cut]
+    config: SweepConfig, upstream: Upstream, folders: dict[Path, Tokenizer], cuts: Sequence[Cut]
 ) -> list[Report]:
-    """Label held-out speech with every codebook in one pass, and measure each."""
+    """Label held-out speech with every codebook in one pass, and measure each; the reports go to their folders."""
+    tokenizers = list(folders.values())
 
     def labels(features: dict[int, torch.Tensor]) -> torch.Tensor:
         return torch.cat([tokenizer.quantize(features) for tokenizer in tokenizers], dim=1)  # (frames, combinations)
@@ -128,7 +136,7 @@ def score_all(
     some = [utterance.cut for utterance in meters[0].drawn()[: config.ued_utterances]]
     pairs = encoded_pairs(some, upstream, encode, config.seed, reject)
     reports = []
-    for i, (tokenizer, meter) in enumerate(zip(tokenizers, meters, strict=True)):
+    for i, (folder, tokenizer, meter) in enumerate(zip(folders, tokenizers, meters, strict=True)):
         mine = stream_pairs(pairs, i)
         described = {"fingerprint": tokenizer.fingerprint, **asdict(tokenizer.config)}
         described |= {"layer": tokenizer.config.layers[0], "vocab_size": tokenizer.vocab_sizes[0]}
@@ -136,7 +144,7 @@ def score_all(
         report = make_report(
             config.heldout_cuts, described, meter, token_abx(meter, tokenizer.quantizer, upstream.device), mine
         )
-        write_report(report, folder_of(config, tokenizer))
+        write_report(report, folder)
         reports.append(report)
     return reports
 
@@ -145,5 +153,5 @@ def main(argv: Sequence[str]) -> int:
     """The command `voxtok sweep`."""
     config = parse(SweepConfig, argv, "voxtok sweep")
     reports = sweep(config)
-    print(f"{len(reports)} combinations -> {config.out}/sweep.html, {config.out}/sweep.tsv")
+    print(f"{len(reports) // config.codebooks} combinations -> {config.out}/sweep.html, {config.out}/sweep.tsv")
     return 0

@@ -47,7 +47,7 @@ PLOTTED = ("pnmi", "phone_purity", "abx_within", "abx_across", "ued", "speaker_a
 
 
 def summary_of(report: Report) -> Summary:
-    """One combination's line: layer, vocabulary size and the COLUMNS; None for what was not measured."""
+    """One codebook's line: layer, vocabulary size and the COLUMNS; None for what was not measured."""
     abx = {(row["frames"], row["distance"], row["speakers"]): row["score"]["error"] for row in report["abx"]}
     edited = [row["ued"] for row in report["unit_edit"].values()]
     return {
@@ -70,9 +70,28 @@ def summary_of(report: Report) -> Summary:
     }
 
 
+def means_of(summaries: Sequence[Summary]) -> list[Summary]:
+    """A line for each combination: means over its codebooks and, of several, their deviation as `<name>_sd`."""
+    combinations: dict[tuple[float | None, ...], list[Summary]] = {}
+    for summary in summaries:
+        combinations.setdefault((summary["layer"], summary["vocab_size"]), []).append(summary)
+    return [_mean(lines) for lines in combinations.values()]
+
+
+def _mean(summaries: Sequence[Summary]) -> Summary:
+    if len(summaries) == 1:
+        return summaries[0]
+    row = {name: summaries[0][name] for name in ("layer", "vocab_size")}
+    for column in COLUMNS:
+        values = [value for summary in summaries if (value := summary[column.name]) is not None]
+        row[column.name] = float(np.mean(values)) if values else None
+        row[f"{column.name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return row
+
+
 def write_sweep(reports: Sequence[Report], settings: dict[str, Any], folder: Path | str) -> None:
     """Write sweep.json, sweep.tsv and sweep.html."""
-    rows = [summary_of(report) for report in reports]
+    rows = means_of([summary_of(report) for report in reports])
     found = {"format": "voxtok-sweep", "version": 1, "settings": settings, "rows": rows}
     write_json(Path(folder) / "sweep.json", found)
     table = [list(rows[0]), *(["" if value is None else f"{value:.6g}" for value in row.values()] for row in rows)]
@@ -92,7 +111,7 @@ def sweep_page(rows: Sequence[Summary], settings: dict[str, Any]) -> str:
         f'<div class="plots">{plots}</div>',
         "<h2>Table</h2>",
         "<p>The best of each column is bold. Compare across vocabulary sizes with care: some numbers grow with the "
-        "vocabulary whatever it has learnt. Each combination's own page lies in its folder.</p>",
+        "vocabulary whatever it has learnt. Each codebook's own page lies in its folder.</p>",
         _table(measured, rows),
         "<h2>What the columns say</h2>",
         "<ul>" + "".join(f"<li>{sentence(column)}</li>" for column in measured) + "</ul>",
@@ -122,6 +141,8 @@ def _table(columns: Sequence[Column], rows: Sequence[Summary]) -> str:
         for column in columns:
             value = row[column.name]
             text = written(column.form, value)
+            if (spread := row.get(f"{column.name}_sd")) is not None:
+                text += f"&nbsp;±&nbsp;{written(column.form, spread)}"
             bold = value is not None and value == best[column.name]
             cells += f'<td class="number">{f"<b>{text}</b>" if bold else text}</td>'
         body += f"<tr>{cells}</tr>"
