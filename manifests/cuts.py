@@ -202,10 +202,17 @@ def _with_paths(cut: Cut, folder: Path) -> Cut:
     for part in [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]:
         if isinstance(part, MonoCut | MultiCut) and part.has_recording:
             for source in part.recording.sources:
-                if source.type == "file" and not os.path.isabs(source.source) and not os.path.exists(source.source):
-                    beside = folder / source.source
-                    source.source = str(beside) if beside.exists() else source.source
+                if source.type == "file" and not os.path.isabs(source.source):
+                    source.source = _found(source.source, folder)
     return cut
+
+
+def _found(path: str, folder: Path) -> str:
+    """Where a relative path leads, beside the manifest or else from here; absolute, to hold wherever it is read again."""
+    for place in (folder / path, Path(path)):
+        if place.exists():
+            return str(place.absolute())
+    return path
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lhotse.cut import Cut
 
@@ -47,15 +46,13 @@ def join(config: JoinConfig) -> CorpusSize:
                 seen[cut.id] = corpus
                 if cut.id not in left_out:
                     yield cut
+        missing = left_out - seen.keys()
+        if missing and not config.without_others:  # here, so that a manifest of before stays as it is
+            raise ManifestError(
+                f"{config.without}: {len(missing)} cuts, such as {min(missing)}, are in none of the corpora"
+            )
 
-    size = save_cuts(config.out, kept())
-    missing = set() if config.without_others else left_out - seen.keys()
-    if missing:
-        Path(config.out).unlink()
-        raise ManifestError(
-            f"{config.without}: {len(missing)} cuts, such as {min(missing)}, are in none of the corpora"
-        )
-    return size
+    return save_cuts(config.out, kept())
 
 
 def main(argv: Sequence[str]) -> int:

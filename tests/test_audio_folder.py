@@ -48,6 +48,15 @@ def test_a_manifest_of_before_goes_as_soon_as_there_is_something_to_make(tmp_pat
     assert folder.finish() == {"utterances": 0, "rejected": 1}
 
 
+def test_the_speaker_of_an_order_is_kept_where_its_source_has_no_text(tmp_path: Path) -> None:
+    folder = AudioFolder(tmp_path, [Order(MonoCut("utt0", 0, 1, 0), "x", "p225")], [], Ranks())
+    for order in folder.open_orders():
+        folder.add(order, np.zeros(RATE, dtype=np.float32), RATE)
+    folder.finish()
+    (cut,) = load_cuts(tmp_path)
+    assert [(one.speaker, one.duration, one.text) for one in cut.supervisions] == [("p225", 1.0, None)]
+
+
 def test_long_ids_have_files_of_their_own(tmp_path: Path) -> None:
     """A Chinese character takes 9 bytes of a quoted name: these have 360."""
     orders = [Order(MonoCut("\u8a9e" * 39 + end, 0, 1, 0), "x", None) for end in "\u4e00\u4e8c"]

@@ -103,7 +103,7 @@ def test_shar_folder(corpus: Path, tmp_path: Path) -> None:
             save_cuts(tmp_path / "cuts.jsonl.gz", [unsaved])
 
 
-def test_relative_path_as_given_wins_over_the_manifests_folder(
+def test_the_manifests_folder_wins_over_the_working_directory(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -111,7 +111,11 @@ def test_relative_path_as_given_wins_over_the_manifests_folder(
     soundfile.write(elsewhere / "audio/r1.wav", np.full(32000, 0.7, dtype=np.float32), 16000, subtype="FLOAT")
     monkeypatch.chdir(elsewhere)
     first = [float(read_audio(cut, 16000)[0]) for cut in load_cuts(corpus)]
-    assert first == pytest.approx([0, 0.7, 0.2])
+    assert first == pytest.approx([0, 0.1, 0.2])
+    (corpus / "audio/r1.wav").unlink()
+    (_, here, _) = load_cuts(corpus)
+    monkeypatch.chdir(tmp_path)
+    assert float(read_audio(here, 16000)[0]) == pytest.approx(0.7), "as Lhotse has it, where nothing lies beside it"
 
 
 def test_mixed_cuts_have_their_paths_resolved(corpus: Path) -> None:

@@ -36,4 +36,8 @@ def test_clashing_and_unknown_ids_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="1 cuts, such as utt001"):
         join(JoinConfig(cuts=(two,), without=held, out=str(out)))
     assert not out.exists()
+    save_cuts(out, load_cuts(one))
+    with pytest.raises(ManifestError, match="1 cuts, such as"):
+        join(JoinConfig(cuts=(str(out),), without=two, out=str(out)))
+    assert len(list(load_cuts(out))) == 3, "what was there is not lost"
     assert len(join(JoinConfig(cuts=(two,), without=held, without_others=True, out=str(out))).speakers) == 1

@@ -82,6 +82,7 @@ def test_stoi_and_pesq_fall_with_noise() -> None:
     good, bad = (stoi(SPEECH, one, RATE) for one in noisy)
     assert good is not None and bad is not None and good > 0.95 > bad
     assert stoi(SPEECH[:1000], SPEECH[:1000], RATE) is None
+    assert stoi(SPEECH[:320], SPEECH[:320], RATE) is None, "one token"
     pytest.importorskip("pesq")
     good, bad = (pesq(SPEECH, one, RATE) for one in noisy)
     assert good is not None and bad is not None and good > bad

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from lhotse import Recording
+from lhotse import Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
@@ -132,6 +132,9 @@ class AudioFolder:
         path = self.path(source.id).relative_to(self.folder)
         place = AudioSource("file", [0], str(path))  # relative, so that the folder can be moved
         cut: Cut = Recording(source.id, [place], sampling_rate, num_samples, duration_s).to_cut()
+        if not source.supervisions and order.speaker is not None:
+            cut.supervisions = [SupervisionSegment(source.id, source.id, 0, duration_s, 0, speaker=order.speaker)]
+            return cut
         cut.supervisions = [
             fastcopy(
                 one,

@@ -15,6 +15,8 @@ from voxtok.runtime.optional import require
 
 Samples = npt.NDArray[np.float32]
 RATE = 16000
+STOI_S = 0.4
+"""What 30 frames of STOI take."""
 WHISPER_SAMPLES = 30 * RATE
 """What Whisper hears at once."""
 
@@ -25,8 +27,10 @@ def stoi(real: Samples, made: Samples, sampling_rate: int) -> float | None:
     Raises:
         MissingPart: pystoi is not installed.
     """
-    count = min(len(real), len(made))
     measure = require("pystoi", "eval").stoi
+    count = min(len(real), len(made))
+    if count < STOI_S * sampling_rate:  # of a few samples pystoi takes no frame at all
+        return None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = float(measure(real[:count], made[:count], sampling_rate))
@@ -77,7 +81,8 @@ def load_whisper(folder: Path | str, device: torch.device) -> Callable[[Samples,
 
     if not (Path(folder) / "config.json").exists():
         raise ConfigError(f"{folder} holds no Whisper model (no config.json)")
-    model = WhisperForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval().to(device)
+    model = WhisperForConditionalGeneration.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    torch.nn.Module.to(model.eval(), device)
     processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
 
     def transcribe(samples: Samples, sampling_rate: int) -> str:

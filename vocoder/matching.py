@@ -213,8 +213,8 @@ class _Rounded:
 
 def _round(frames: torch.Tensor, norms: torch.Tensor, dtype: torch.dtype) -> _Rounded:
     unit = frames / norms.float()[:, None]
-    rounded = unit.to(dtype)
-    error = torch.linalg.vector_norm(unit.sub_(rounded), dim=1)
+    rounded = unit.to(dtype)  # unit itself where it is float32
+    error = torch.linalg.vector_norm(unit - rounded, dim=1)
     return _Rounded(rounded, error + 2.0**-22)  # unit itself is rounded to float32
 
 

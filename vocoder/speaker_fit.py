@@ -58,7 +58,8 @@ def collect(cuts: Iterable[Cut], piece_s: float, max_pieces: int) -> dict[str, l
                 log.warning("left out: %s", error)
                 continue
             count = max(1, round(len(samples) / (piece_s * RATE)))
-            for piece in np.array_split(samples, count):
+            left = max_pieces - len(found.get(speaker, ()))
+            for piece in np.array_split(samples, count)[:: -(-count // left)]:  # from all over a long recording
                 try:
                     found.setdefault(speaker, []).append(speech_statistics(piece))
                 except ConfigError as error:
