@@ -208,7 +208,7 @@ def _with_paths(cut: Cut, folder: Path) -> Cut:
 
 
 def _found(path: str, folder: Path) -> str:
-    """Where a relative path leads, beside the manifest or else from here; absolute, to hold wherever it is read again."""
+    """Where a relative path leads, beside the manifest or else from here; absolute, as it may be read elsewhere."""
     for place in (folder / path, Path(path)):
         if place.exists():
             return str(place.absolute())
