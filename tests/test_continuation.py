@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
 from tests.tiny_vocoder import tiny_config, tiny_vocoder, token_facts
 from tests.toy_corpus import write_toy_corpus
@@ -20,7 +21,7 @@ from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tokenize.train import TrainConfig
 from voxtok.tts.continuation import ContinueConfig, continue_file
-from voxtok.tts.forms import tokens_for, units_of
+from voxtok.tts.forms import has_merged_units, tokens_for, units_of
 from voxtok.tts.layout import Layout, Rows
 from voxtok.tts.lm import LmShape
 from voxtok.tts.sampling import SamplingConfig
@@ -99,6 +100,29 @@ def test_samples_differ_and_the_prompt_can_be_left_out(made: Path, tmp_path: Pat
     assert 0.4 <= len(rest) / 16000 <= 0.52
 
 
+def test_merged_units_last_as_the_vocoder_predicts(made: Path, tmp_path: Path) -> None:
+    """With the prompt left out what remains is what was drawn, at its predicted length."""
+    train_lm(replace(lm_config(made), rows="merged", out=str(tmp_path / "lm")))
+    tokenizer = Tokenizer.load(tmp_path / "lm" / "tokenizer", device="cpu").with_dedup(True)
+    facts = token_facts((VOCAB_SIZE,), tokenizer.fingerprint, hop_samples=160)
+    tiny_vocoder(tiny_config("phases"), facts).save(tmp_path / "no-durations")
+    vocoder = tiny_vocoder(tiny_config("phases", durations=True), facts)
+    assert vocoder.model.durations is not None
+    torch.nn.init.constant_(vocoder.model.durations.out.bias, 1.0)
+    vocoder.save(tmp_path / "vocoder")
+    whole = config(made, tmp_path / "a.wav", vocoder=str(tmp_path / "vocoder"))
+    whole = replace(whole, inputs=(str(tmp_path / "lm"), whole.inputs[1]))
+    ((_, drawn),) = continue_file(whole)
+    durations = vocoder.lasting(replace(drawn.tokens, fingerprint=tokenizer.fingerprint)).durations
+    assert drawn.tokens.durations is None and durations is not None
+    assert durations.max() > 1 and 0 < drawn.prompt_rows < len(drawn.tokens)
+    assert sf.info(tmp_path / "a.wav").frames == durations.sum() * 160
+    continue_file(replace(whole, out=str(tmp_path / "b.wav"), keep_prompt=False))
+    assert sf.info(tmp_path / "b.wav").frames == durations[drawn.prompt_rows :].sum() * 160
+    with pytest.raises(ConfigError, match="vocoder that predicts them"):
+        continue_file(replace(whole, vocoder=str(tmp_path / "no-durations")))
+
+
 def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) -> None:
     toy_tokenizer(VOCAB_SIZE + 1).save(tmp_path / "other")
     with pytest.raises(TokenizerMismatch, match="give that one with --tokenizer"):
@@ -162,6 +186,7 @@ def test_one_codebook_speaks_in_every_form(tmp_path: Path) -> None:
             assert found.codes.tolist() == expected.dedup().codes.tolist() and found.durations is None
     untimed = layout_of(pieces["frames"], "merged")
     drawn = untimed.tokens_of(untimed.rows_of(pieces["frames"].sequence(codes)))
+    assert [has_merged_units(tmp_path / str(number)) for number in range(4)] == [True, True, False, True]
     found = tokens_for(drawn, tmp_path / "2", frames.fingerprint, untimed=True)
     assert found.codes.tolist() == expected.codes.tolist()
     assert tokens_for(drawn, tmp_path / "2", "other", untimed=True) is drawn

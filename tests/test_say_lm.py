@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
+import torch
 
 from tests.tiny_vocoder import tiny_config, tiny_vocoder, token_facts
 from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.commands import main
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.encode import encode_corpus
@@ -18,11 +20,12 @@ from voxtok.tokenize.train import TrainConfig
 from voxtok.tts.layout import Rows
 from voxtok.tts.lm import LmShape
 from voxtok.tts.sampling import SamplingConfig
-from voxtok.tts.say import SayConfig, say
+from voxtok.tts.say import SayConfig, open_talker, say
 from voxtok.tts.text import TextConfig
 from voxtok.tts.train_lm import TrainLmConfig, train_lm
 from voxtok.tts.train_tts_lm import TrainTtsLmConfig, train_tts_lm
 from voxtok.tts.tts_lm import Drawing, VoiceInput
+from voxtok.vocoder.vocoder import Vocoder
 
 STEPS = TrainConfig(steps=2, peak_lr=1e-2, warmup_steps=1, decay_share=0.0)
 SHAPE = LmShape(blocks=1, width=16, heads=2, feed_forward=24, context_steps=512)
@@ -64,7 +67,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     for name, identity in (("vocoder", tokenizer), ("merged-vocoder", tokenizer.with_dedup(True))):
         facts = token_facts(tokenizer.vocab_sizes, identity.fingerprint, hop_samples=160)
-        tiny_vocoder(tiny_config("phases", durations=name != "vocoder"), facts).save(folder / name)
+        made = tiny_vocoder(tiny_config("phases", durations=name != "vocoder"), facts)
+        if made.model.durations is not None:
+            torch.nn.init.constant_(made.model.durations.out.bias, 1.0)  # about three frames a unit
+        made.save(folder / name)
     return folder
 
 
@@ -103,11 +109,19 @@ def test_many_sentences_are_said_as_each_alone(folder: Path, tmp_path: Path) -> 
 
 
 def test_units_without_durations_need_a_vocoder_that_knows_them(folder: Path, tmp_path: Path) -> None:
-    say(config(folder, "merged", tmp_path / "a.wav", vocoder=str(folder / "merged-vocoder")))
-    assert sf.info(tmp_path / "a.wav").frames > 1600
+    merged = config(folder, "merged", tmp_path / "a.wav", vocoder=str(folder / "merged-vocoder"))
+    say(merged)
+    vocoder = Vocoder.load(folder / "merged-vocoder", device="cpu")
+    (tokens,) = open_talker(merged).model.tokens(["a e i o"])
+    assert isinstance(tokens, TokenSequence) and tokens.durations is None
+    lasting = vocoder.lasting(replace(tokens, fingerprint=vocoder.fingerprint)).num_frames
+    assert sf.info(tmp_path / "a.wav").frames == lasting * vocoder.hop_samples > len(tokens) * vocoder.hop_samples
     say(config(folder, "timed", tmp_path / "b.wav", vocoder=str(folder / "merged-vocoder")))
     with pytest.raises(ConfigError, match="units without durations"):
         say(config(folder, "merged", tmp_path / "c.wav"))
+    tiny_vocoder(tiny_config("phases"), vocoder.facts).save(tmp_path / "no-durations")
+    with pytest.raises(ConfigError, match="vocoder that predicts them"):
+        say(config(folder, "merged", tmp_path / "c.wav", vocoder=str(tmp_path / "no-durations")))
     with pytest.raises(ConfigError, match="tokens with durations"):
         say(config(folder, "merged", tmp_path / "c.wav", voice="anyone.wav"))
 

@@ -1,18 +1,19 @@
 """`voxtok continue`: a spoken prompt -> how a unit language model goes on, as speech."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from voxtok.manifests.audio import describe, read_span
+from voxtok.manifests.tokens import TokenSequence
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import ConfigError, TokenizerMismatch
 from voxtok.tokenize.tokenizer import Tokenizer
 from voxtok.tokenize.tokenizer_folder import read_description, tokenizer_folder
-from voxtok.tts.forms import check_form, tokens_for
+from voxtok.tts.forms import check_form, has_merged_units, timed_for, tokens_for
 from voxtok.tts.lm import UnitLm
 from voxtok.tts.sampling import Drawn, SamplingConfig, draw_utterances, unconditional
 from voxtok.tts.stop_rules import StopRules
@@ -87,15 +88,24 @@ def continue_file(config: ContinueConfig) -> list[tuple[Path, Drawn]]:
     voice = voice_of(vocoder, config, recording)
     written = []
     for number, drawn in enumerate(every, start=1):
-        spoken = tokens_for(drawn.tokens, beside, vocoder.facts.tokenizer or "", untimed=untimed)
+        spoken = timed_for(drawn.tokens, beside, vocoder, untimed=untimed)
         audio = vocoder.from_tokens(spoken, speaker=voice)
         if not config.keep_prompt:
-            audio = audio[round(min(prompt.duration_s * vocoder.sampling_rate, len(audio) - 1)) :]
+            predicted = untimed and has_merged_units(beside)
+            frames = frames_of_prompt(drawn, spoken, beside, vocoder) if predicted else prompt.num_frames
+            audio = audio[min(frames * vocoder.hop_samples, len(audio) - 1) :]
         path = Path(config.out)
         path = path if config.samples == 1 else path.with_stem(f"{path.stem}-{number}")
         write_wav(path, audio, vocoder.sampling_rate)
         written.append((path, drawn))
     return written
+
+
+def frames_of_prompt(drawn: Drawn, spoken: TokenSequence, tokenizer: Path, vocoder: Vocoder) -> int:
+    """Frames of what is spoken that merged units of the prompt were predicted to last."""
+    given = replace(drawn.tokens, codes=drawn.tokens.codes[: drawn.prompt_rows])
+    units = len(tokens_for(given, tokenizer, vocoder.facts.tokenizer or "", untimed=True))
+    return int(spoken.spans()[:units, 1].max(initial=0))
 
 
 def tokenizer_of(lm: UnitLm, folder: Path | str, tokenizer: str | None) -> Path:

@@ -18,6 +18,11 @@ from voxtok.vocoder.vocoder import Vocoder
 
 Frames = npt.NDArray[np.int64]
 
+NO_DURATIONS = (
+    "this model makes units without durations: give a vocoder that predicts them (trained on tokens with "
+    "--dedup true, with model.durations), or train with rows timed"
+)
+
 
 def tokens_for(tokens: TokenSequence, tokenizer: Path | str, wanted: str, *, untimed: bool) -> TokenSequence:
     """What a model has made as tokens with the fingerprint `wanted`, where that is the same codebook's.
@@ -49,13 +54,28 @@ def tokens_for(tokens: TokenSequence, tokenizer: Path | str, wanted: str, *, unt
         codes, durations = units_of(tokens, subwords, merged=config.dedup)
     if untimed and (subwords is None or config.dedup):  # pieces of frames say themselves how long they are
         if not forms[wanted]:
-            raise ConfigError(
-                "this model makes units without durations: give a vocoder that predicts them (trained on tokens with "
-                "--dedup true, with model.durations), or train with rows timed"
-            )
+            raise ConfigError(NO_DURATIONS)
         return TokenSequence(codes, tokens.frame_rate_hz, wanted)
     units = TokenSequence(codes, tokens.frame_rate_hz, wanted, durations)
     return units.expand().dedup() if forms[wanted] else units.expand()
+
+
+def timed_for(tokens: TokenSequence, tokenizer: Path | str, vocoder: Vocoder, *, untimed: bool) -> TokenSequence:
+    """`tokens_for` a vocoder, merged units that nobody knows the durations of with those that it predicts.
+
+    Raises:
+        TokenizerMismatch: tokens of another codebook.
+        ConfigError: durations are needed, and neither model nor vocoder makes them.
+    """
+    found = tokens_for(tokens, tokenizer, vocoder.facts.tokenizer or "", untimed=untimed)
+    return vocoder.lasting(found) if untimed and has_merged_units(tokenizer) else found
+
+
+def has_merged_units(tokenizer: Path | str) -> bool:
+    """Whether rows without durations stand for runs of frames; pieces of frames say themselves how long they are."""
+    described = read_description(tokenizer)
+    _, subwords = read_parts(tokenizer, described)
+    return subwords is None or config_of(described).dedup
 
 
 def check_form(rate_hz: float, made_by: str, tokenizer: Path | str, vocoder: Vocoder, *, untimed: bool) -> None:
@@ -70,12 +90,14 @@ def check_form(rate_hz: float, made_by: str, tokenizer: Path | str, vocoder: Voc
 
     Raises:
         TokenizerMismatch: the vocoder is for tokens of another codebook.
-        ConfigError: it takes no tokens, or needs durations that the model does not make.
+        ConfigError: it takes no tokens, or needs durations that the model does not make, or does not predict them.
     """
     none = TokenSequence(np.empty((0, 1), dtype=np.uint8), rate_hz, made_by)
     if vocoder.facts.tokenizer is not None:
         none = tokens_for(none, tokenizer, vocoder.facts.tokenizer, untimed=untimed)
     vocoder.check_tokenizer(none.fingerprint)
+    if untimed and has_merged_units(tokenizer) and vocoder.model.durations is None:
+        raise ConfigError(NO_DURATIONS)
 
 
 def units_of(tokens: TokenSequence, subwords: Subwords, *, merged: bool) -> tuple[Codes, Codes | None]:

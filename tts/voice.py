@@ -17,7 +17,7 @@ from voxtok.runtime.errors import ConfigError, CorruptFile
 from voxtok.runtime.files import sha256, sha256_file
 from voxtok.tokenize.quantizer import open_quantizer
 from voxtok.tokenize.tokenizer_folder import config_of, read_description, read_parts
-from voxtok.tts.forms import check_form, tokens_for
+from voxtok.tts.forms import check_form, timed_for
 from voxtok.tts.text_to_tokens import TextToTokens
 from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.vocoder.centroids import Centroids
@@ -82,10 +82,8 @@ class VocoderVoice:
 
     def speak(self, tokens: TokenSequence) -> Samples:
         """See Voice."""
-        wanted = self.vocoder.facts.tokenizer or ""
-        return self.vocoder.from_tokens(
-            tokens_for(tokens, self.tokenizer, wanted, untimed=self.untimed), speaker=self.speaker
-        )
+        timed = timed_for(tokens, self.tokenizer, self.vocoder, untimed=self.untimed)
+        return self.vocoder.from_tokens(timed, speaker=self.speaker)
 
 
 @dataclass(frozen=True, eq=False)
