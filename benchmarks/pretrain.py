@@ -93,7 +93,7 @@ def as_corpus(utterances: list[npt.NDArray[np.int16]]) -> Corpus:
         )
         for i, samples in enumerate(utterances)
     ]
-    return Corpus(rows, VOCAB_SIZES, (160.0, 160.0), ("random", "random"))
+    return Corpus(rows, VOCAB_SIZES, (160.0, 160.0))
 
 
 def own_speed(

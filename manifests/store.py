@@ -130,6 +130,11 @@ class TokenStore:
         summary: dict[str, Any] = read_json(self.folder / "summary.json")
         return summary
 
+    @property
+    def made_of(self) -> list[str]:
+        """Hash of what went into each shard of a finished store: cuts, state of their files, tokenizer."""
+        return [read_json(mark)["inputs"] for mark in sorted((self.folder / "done").glob("[0-9]*.json"))]
+
     def path(self, field: Field, shard: int) -> Path:
         """File of one field of one shard."""
         return self.folder / "shar" / f"{field}.{shard:06d}{'.jsonl.gz' if field == 'cuts' else '.tar'}"

@@ -1,5 +1,7 @@
 """Distillation: a student learns layers of a teacher; its front learns to be a filter bank."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from transformers import HubertModel
 from tests.test_pretrain import SHAPE, losses
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import write_toy_corpus
+from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import read_jsonl
 from voxtok.tokenize.crops import CropConfig
@@ -77,6 +80,16 @@ def test_a_teacher_keeps_its_dtype_in_bfloat16_training(tmp_path: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = teacher_frames(teacher, waveforms, [1], centres)
     assert torch.equal(found, expected)
+
+
+def test_other_cuts_in_the_same_file_are_another_configuration(tmp_path: Path) -> None:
+    first = config(tmp_path, "mfcc", (0,), block=0, steps=2)
+    model = distill(first)
+    moved = shutil.copy(first.cuts, tmp_path / "moved.jsonl.gz")
+    assert distill(replace(first, cuts=str(moved))) == model
+    save_cuts(first.cuts, list(load_cuts(first.cuts))[1:])
+    with pytest.raises(ConfigError, match="another configuration"):
+        distill(first)
 
 
 def test_impossible_layers_are_refused(tmp_path: Path) -> None:

@@ -136,6 +136,29 @@ def test_a_finished_run_is_left_and_another_configuration_is_refused(stores: tup
         pretrain(replace(first, seed=1))
 
 
+def test_a_store_written_anew_is_another_configuration(tmp_path: Path) -> None:
+    """Tokens of other speech by the same tokenizer, in a folder of the same name: a run was taken for theirs."""
+
+    def corpus(name: str, first_s: float) -> Path:
+        return write_toy_corpus(tmp_path / name, [first_s, 1.1, 1.2, 1.3])
+
+    def encoded(cuts: Path, store: str) -> str:
+        encode_corpus(load_cuts(cuts), toy_tokenizer(12), tmp_path / store, shard_size=3)
+        return str(tmp_path / store)
+
+    one, other = corpus("one", 1.0), corpus("other", 1.05)
+    stores, labels = (encoded(one, "store"),), (encoded(one, "labels"),)
+    first = config(stores, tmp_path / "run", steps=2, labels=labels)
+    model = pretrain(first)
+    assert pretrain(replace(first, labels=(encoded(one, "moved"),))) == model
+    for changed in ("store", "labels"):
+        encoded(other, changed)
+        with pytest.raises(ConfigError, match="another configuration"):
+            pretrain(first)
+        encoded(one, changed)
+        assert pretrain(first) == model
+
+
 def test_two_ranks_equal_one(stores: tuple[str, str], tmp_path: Path) -> None:
     one = pretrain(config(stores, tmp_path / "one", steps=3))
     _on_two_ranks("pretrain(config(stores, out, steps=3), ranks)", tmp_path / "two", stores)

@@ -68,13 +68,11 @@ class Corpus:
         utterances: those that every store has and whose audio can be read.
         vocab_sizes: of every stream, in the order of the targets.
         hops: samples per frame of every store.
-        fingerprints: of every store.
     """
 
     utterances: list[Utterance]
     vocab_sizes: tuple[int, ...]
     hops: tuple[float, ...]
-    fingerprints: tuple[str, ...]
 
     @cached_property
     def others(self) -> list[Utterance]:
@@ -156,7 +154,6 @@ def load_corpus(stores: Sequence[TokenStore], labels: Sequence[TokenStore], memo
         read_utterances(joined, memory_gb),
         tuple(size for store in (*stores, *labels) for size in store.info.vocab_sizes),
         tuple(RATE / store.info.frame_rate_hz for store in (*stores, *labels)),
-        tuple(store.fingerprint for store in (*stores, *labels)),
     )
 
 

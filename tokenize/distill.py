@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers import HubertModel
 
 from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
@@ -134,12 +135,17 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
     """
     device = pick_device(config.device)
     teacher = load_upstream(config.teacher, device=device, max_layer=max(config.layers))
-    corpus = Corpus(read_utterances(((cut, ()) for cut in load_cuts(config.cuts)), config.memory_gb), (), (), ())
+    corpus = Corpus(read_utterances(((cut, ()) for cut in load_cuts(config.cuts)), config.memory_gb), (), ())
     torch.manual_seed(config.seed)
     model = start_model(config.model, config.init, device)
     heads = Heads(config.model.width, teacher.width, len(config.layers)).to(device)
     terms = partial(imitation, model, heads, teacher, config.layers, config.block, config.cosine_weight)
-    identity = asdict(config) | {"teacher": teacher.identity, "init": weights_hash(config.init), **IRRELEVANT}
+    identity = asdict(config) | {
+        "cuts": [inputs_of(utterance.cut) for utterance in corpus.utterances],
+        "teacher": teacher.identity,
+        "init": weights_hash(config.init),
+        **IRRELEVANT,
+    }
     return train(
         Trainee(model, heads, terms),
         corpus,

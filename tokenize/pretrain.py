@@ -117,8 +117,14 @@ def pretrain(config: PretrainConfig, ranks: Ranks | None = None) -> Path:
     Raises:
         ConfigError: the stores have no utterance in common, or `out` holds a run of another configuration.
     """
-    corpus = load_corpus(_opened(config.stores), _opened(config.labels), config.memory_gb)
-    identity = asdict(config) | {"stores": corpus.fingerprints, "init": weights_hash(config.init), **IRRELEVANT}
+    stores, labels = _opened(config.stores), _opened(config.labels)
+    corpus = load_corpus(stores, labels, config.memory_gb)
+    identity = asdict(config) | {
+        "stores": [[store.fingerprint, store.made_of] for store in stores],
+        "labels": [[store.fingerprint, store.made_of] for store in labels],
+        "init": weights_hash(config.init),
+        **IRRELEVANT,
+    }
     device = pick_device(config.device)
     trainee = build(config, corpus, device)
     return train(trainee, corpus, Path(config.out), identity, config.crops, config.train, config.seed, ranks or Ranks())
