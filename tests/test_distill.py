@@ -9,6 +9,7 @@ import torch
 from transformers import HubertModel
 
 from tests.test_pretrain import SHAPE, losses
+from tests.tiny_codecs import save_codec
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.cuts import load_cuts, save_cuts
@@ -90,6 +91,12 @@ def test_other_cuts_in_the_same_file_are_another_configuration(tmp_path: Path) -
     save_cuts(first.cuts, list(load_cuts(first.cuts))[1:])
     with pytest.raises(ConfigError, match="another configuration"):
         distill(first)
+
+
+def test_a_teacher_of_another_sampling_rate_is_refused(tmp_path: Path) -> None:
+    teacher = save_codec("encodec", tmp_path / "teacher")
+    with pytest.raises(ConfigError, match="24000 Hz"):
+        distill(config(tmp_path, str(teacher), (0,), block=1, steps=2))
 
 
 def test_impossible_layers_are_refused(tmp_path: Path) -> None:

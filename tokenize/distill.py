@@ -19,7 +19,7 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import weights_hash
-from voxtok.tokenize.crops import CENTRE_SAMPLES, Batch, Corpus, CropConfig, read_utterances
+from voxtok.tokenize.crops import CENTRE_SAMPLES, RATE, Batch, Corpus, CropConfig, read_utterances
 from voxtok.tokenize.load import load_upstream
 from voxtok.tokenize.student import Shape, architecture_of, hidden_frames, start_model
 from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
@@ -131,10 +131,13 @@ def distill(config: DistillConfig, ranks: Ranks | None = None) -> Path:
         The checkpoint folder, out/model.
 
     Raises:
-        ConfigError: a layer that the teacher lacks, or `out` holds a run of another configuration.
+        ConfigError: a layer that the teacher lacks, a teacher of another sampling rate, or `out` holds a run of another
+            configuration.
     """
     device = pick_device(config.device)
     teacher = load_upstream(config.teacher, device=device, max_layer=max(config.layers))
+    if teacher.sampling_rate != RATE:
+        raise ConfigError(f"{config.teacher} hears {teacher.sampling_rate} Hz; take a teacher of {RATE} Hz")
     corpus = Corpus(read_utterances(((cut, ()) for cut in load_cuts(config.cuts)), config.memory_gb), (), ())
     torch.manual_seed(config.seed)
     model = start_model(config.model, config.init, device)
