@@ -70,6 +70,17 @@ def test_shuffling_keeps_both_margins(frames: list[tuple[str, int]], seed: int) 
     assert chance.sum(axis=1).tolist() == table.sum(axis=1).tolist()
 
 
+def test_a_billion_frames_were_more_than_numpy_draws_from() -> None:
+    few = np.array([[30, 20, 0], [0, 30, 20]])
+    for many in (few * 10**7, few * (3 * 10**8) + 1):  # 10**9 and 3 * 10**10 frames
+        found = purity(many, seed=0)
+        assert found is not None and found.frames == many.sum()
+        assert found.pnmi == pytest.approx(pnmi(few))
+        # Tokens of shares 0.3, 0.5 and 0.2 that tell nothing of two phones of half the frames each.
+        chance = (found.chance_phone_purity, found.chance_cluster_purity, found.chance_pnmi)
+        assert chance == pytest.approx((0.5, 0.5, 0.0), abs=1e-3)
+
+
 def test_chance_says_how_much_a_large_vocabulary_finds_in_noise() -> None:
     rng = np.random.default_rng(0)
     counts = JointCounts(500)

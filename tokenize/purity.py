@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
 
+DRAWABLE = 10**9  # frames that numpy's multivariate_hypergeometric draws from are fewer
+
 
 class JointCounts:
     """Frames by phone and token, added up utterance by utterance."""
@@ -85,8 +87,12 @@ def entropy_bits(counts: Counts) -> float:
 
 
 def shuffled(counts: Counts, seed: int) -> Counts:
-    """Counts of the same phones and tokens with the tokens shuffled over the frames: a random table, equal margins."""
+    """Counts of the same phones and tokens with the tokens shuffled over the frames: a random table, equal margins.
+
+    Beyond 10**9 frames the margins are those of a table with a part of the counts, in proportion.
+    """
     rng = np.random.default_rng(seed)
+    counts = counts // (1 + int(counts.sum()) // DRAWABLE)
     left = counts.sum(axis=0)
     table = np.zeros_like(counts)
     for row, frames in enumerate(counts.sum(axis=1)):
