@@ -10,6 +10,7 @@ Plain Lhotse reads it: `CutSet.from_shar(in_dir="store/shar")`, then `cut.load_t
 A shard's content follows from the order of the cuts and the shard size alone.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import repeat
@@ -38,6 +39,7 @@ from voxtok.runtime.files import (
 FORMAT = "voxtok-tokens"
 VERSION = 1
 Field = Literal["cuts", "tokens", "durations"]
+NUMBER = re.compile(r"(?:[a-z]+\.)?(\d{6,})\.")  # of the shard, in a file's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,12 +251,16 @@ class TokenStore:
         return summary
 
     def _drop_beyond(self, num_shards: int) -> None:
-        """Delete shards left from an earlier, longer corpus."""
-        for mark in (self.folder / "done").glob("[0-9]*.json"):
-            if int(mark.stem) >= num_shards:
-                self.remove_shard(int(mark.stem))
-                (self.folder / "done" / f"rejected.{mark.stem}.jsonl").unlink(missing_ok=True)
-                mark.unlink(missing_ok=True)
+        """Delete shards left from a longer corpus or smaller shards, without marks too: a kill leaves such.
+
+        No rank writes one of them: all have the same corpus, and every shard of it is done.
+        """
+        names = [path.name for folder in ("shar", "done") for path in (self.folder / folder).iterdir()]
+        for shard in {int(found[1]) for found in map(NUMBER.match, names) if found}:
+            if shard >= num_shards:
+                self.remove_shard(shard)
+                (self.folder / "done" / f"rejected.{shard:06d}.jsonl").unlink(missing_ok=True)
+                self._mark(shard).unlink(missing_ok=True)
 
     def _mark(self, shard: int) -> Path:
         return self.folder / "done" / f"{shard:06d}.json"

@@ -103,6 +103,20 @@ def test_a_shorter_corpus_leaves_no_old_shards(cuts: list[Cut], tmp_path: Path) 
     assert [cut.id for cut, _ in TokenStore.open(tmp_path / "s")] == [cut.id for cut in cuts[:2]]
 
 
+def test_shards_that_a_kill_left_without_a_mark_are_dropped(cuts: list[Cut], tmp_path: Path) -> None:
+    """The fourth shard of five lacked its mark, of the fifth there was one array; then shards became larger."""
+    write(tmp_path / "s", cuts, shard_size=1, dedup=True)
+    (tmp_path / "s" / "summary.json").unlink()
+    for shard in (3, 4):
+        (tmp_path / "s" / "done" / f"00000{shard}.json").unlink()
+    for name in ("shar/cuts.000004.jsonl.gz", "shar/durations.000004.tar", "done/rejected.000004.jsonl"):
+        (tmp_path / "s" / name).unlink()
+    assert len(list(write(tmp_path / "s", cuts, dedup=True))) == len(cuts)
+    write(tmp_path / "new", cuts, dedup=True)
+    left, new = ({file.relative_to(tmp_path / name) for file in (tmp_path / name).rglob("*")} for name in ("s", "new"))
+    assert {str(file) for file in left ^ new} == set()
+
+
 def test_other_folders_are_named_errors(tmp_path: Path) -> None:
     with pytest.raises(CorruptFile, match="not a token store"):
         TokenStore.open(tmp_path)
