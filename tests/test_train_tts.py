@@ -1,5 +1,6 @@
 """Training a text-to-token model: it learns durations and tokens, resumes, and refuses what it was not made for."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,10 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lhotse import SupervisionSegment
 from safetensors.torch import load_file
 
 from tests.toy_corpus import write_toy_corpus
-from tests.toy_spelling import EDGE_FRAMES, PAUSE_FRAMES, letter_frames, spelled, write_lexicon, write_spelling
+from tests.toy_spelling import (
+    EDGE_FRAMES,
+    PAUSE_FRAMES,
+    alignment,
+    letter_frames,
+    spelled,
+    write_lexicon,
+    write_spelling,
+)
 from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import StoreInfo, TokenStore
@@ -198,6 +208,43 @@ def test_a_finished_run_is_left_and_another_configuration_is_refused(stores: Pat
         train_tts(replace(first, seed=1))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     assert (out / "tokenizer" / "tokenizer.json").exists()
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """The same store with its cuts changed."""
+    source = TokenStore.open(folder)
+    rows, info = list(source), source.info
+    for cut, _ in rows:
+        change(cut.supervisions[0])
+    shutil.rmtree(folder)
+    store = TokenStore.create(folder, replace(info, shard_size=len(rows)))
+    store.write_shard(0, rows, [], "x")
+    store.finish(["x"])
+
+
+def test_corrected_texts_speakers_and_alignments_are_another_training(tmp_path: Path) -> None:
+    """Their counts are what they were; durations are found anew where no checkpoint was written."""
+    write_spelling(tmp_path / "store", 6)
+    whole = spelling(tmp_path, 2)
+    out = train_tts(whole)
+    train_tts(whole)
+
+    def earlier(segment: SupervisionSegment) -> None:
+        segment.alignment["phone"][-1] = segment.alignment["phone"][-1]._replace(duration=1 / 50)
+
+    def corrected(segment: SupervisionSegment) -> None:
+        segment.text = segment.text.replace("cat", "act")
+        segment.alignment["phone"] = alignment(segment.text)
+
+    for change in (earlier, corrected, lambda segment: setattr(segment, "speaker", "ann")):
+        rewrite(tmp_path / "store", change)
+        with pytest.raises(ConfigError, match="another configuration"):
+            train_tts(whole)
+        before = list(read_jsonl(out / "durations.jsonl"))
+        for name in ("training.pt", "done.json"):
+            (out / name).unlink()  # as if killed before the first checkpoint
+        train_tts(whole)
+        assert (list(read_jsonl(out / "durations.jsonl")) == before) == (change not in (earlier, corrected))
 
 
 def test_held_out_speech_is_measured_and_smaller_numbers_saved(stores: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Decoder-only token TTS: it learns to spell a toy language, in the voice that it is given."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +207,27 @@ def test_a_finished_folder_is_not_changed(trained: Path) -> None:
     with pytest.raises(ConfigError, match="another configuration"):
         train_tts_lm(replace(whole, voice="table"))
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_corrected_texts_and_speakers_are_another_training(tmp_path: Path) -> None:
+    """Of the held-out speech too; their counts and letters are what they were."""
+    texts = ["ab ca", "ba cc", "cb aa"]
+    train = TrainConfig(steps=2, peak_lr=1e-2, warmup_steps=1, decay_share=0.0)
+    for name in ("store", "valid"):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        whole = config(write_spoken(tmp_path / "store", texts), tmp_path / "lm", train=train)
+        whole = replace(whole, valid=write_spoken(tmp_path / "valid", texts))
+        done = train_tts_lm(whole) / "done.json"
+        before = done.stat().st_mtime_ns
+        for changed, voices in ((["ba ca", *texts[1:]], 1), (texts, 2)):
+            shutil.rmtree(tmp_path / name)
+            write_spoken(tmp_path / name, changed, voices)
+            with pytest.raises(ConfigError, match="another configuration"):
+                train_tts_lm(whole)
+        shutil.rmtree(tmp_path / name)
+        write_spoken(tmp_path / name, texts)
+        train_tts_lm(whole)
+        assert done.stat().st_mtime_ns == before
 
 
 def test_the_beginning_of_an_utterance() -> None:

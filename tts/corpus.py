@@ -29,9 +29,11 @@ from voxtok.tts.utterances import (
     Transcribed,
     Utterance,
     aligned_durations,
+    phones_of,
     rowed,
     source_of,
     text_of,
+    tokens_hash,
     transcribed,
 )
 from voxtok.vocoder.speaker import load_speaker_model
@@ -121,9 +123,13 @@ def _durations(
 ) -> list[Ints | None]:  # fmt: skip
     """Frames of the symbols of each utterance, or None where there are none, which is noted."""
     path = out / "durations.jsonl"
-    names = [[one.cut.id, one.tokens.num_frames] for one in every]
+    aligned = config.durations == "alignment"
+    content = [
+        [one.cut.id, one.ids.tolist(), tokens_hash(one.tokens), phones_of(one.cut) if aligned else None]
+        for one in every
+    ]  # fmt: skip
     aligner = [config.durations, str(config.aligner), seed]
-    key = sha256([source.described(), front.sha256, aligner, names])
+    key = sha256([source.described(), front.sha256, aligner, content])
     if ranks.is_first and not (path.exists() and next(read_jsonl(path), None) == {"key": key}):
         found = _align(every, config, front, source, seed)
         rows = [

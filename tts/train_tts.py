@@ -44,7 +44,7 @@ from voxtok.tts.train_lm import keep_tokenizer
 from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.tts_batches import TtsBatch, batches, collated
 from voxtok.tts.tts_loss import NAMES, terms
-from voxtok.tts.utterances import Utterance
+from voxtok.tts.utterances import Utterance, content_of
 from voxtok.vocoder.speaker import load_speaker_model
 
 log = logging.getLogger("voxtok")
@@ -237,7 +237,9 @@ def _contents(data: CorpusConfig) -> dict[str, object]:
     """What the files that `data` names hold, as far as it decides the result."""
     stores = [TokenStore.open(folder) for folder in (data.store, data.valid) if folder is not None]
     lexicon = sha256_file(data.text.lexicon) if data.text.lexicon else None
-    return {"contents": [[store.fingerprint, store.summary] for store in stores], "lexicon": lexicon}
+    aligned = data.durations == "alignment"
+    contents = [[store.fingerprint, content_of(store, data.text_field, aligned=aligned)] for store in stores]
+    return {"contents": contents, "lexicon": lexicon}
 
 
 def _resume(out: Path, key: str, network: TtsNetwork, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:

@@ -27,7 +27,7 @@ from voxtok.tts.lm_data import Documents
 from voxtok.tts.text import TextConfig, TextFrontEnd
 from voxtok.tts.train_lm import keep_tokenizer, train
 from voxtok.tts.tts_lm import Conditions, LmSynthesizer, Voice, VoiceInput, given, voice_steps
-from voxtok.tts.utterances import Rejected, Transcribed, text_of, transcribed
+from voxtok.tts.utterances import Rejected, Transcribed, content_of, text_of, transcribed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,9 @@ def train_tts_lm(config: TrainTtsLmConfig, ranks: Ranks | None = None) -> Path:
     store = TokenStore.open(config.store)
     front = TextFrontEnd.build([text_of(cut, config.text_field) for cut, _ in store], config.text)
     lexicon = sha256_file(config.text.lexicon) if config.text.lexicon else None
-    identity = asdict(config) | {"fingerprint": store.fingerprint, "data": store.summary, "lexicon": lexicon}
-    identity |= {"text": front.sha256, **IRRELEVANT}
+    stores = [TokenStore.open(folder) for folder in (config.store, config.valid) if folder is not None]
+    contents = [[one.fingerprint, content_of(one, config.text_field)] for one in stores]
+    identity = asdict(config) | {"contents": contents, "lexicon": lexicon, "text": front.sha256, **IRRELEVANT}
     key = sha256(identity)
     if is_finished(out, key):
         return out

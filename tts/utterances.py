@@ -3,6 +3,7 @@
 Tokens stand in rows: one a frame, or one a run of equal frames (merged), with the frames that each lasts.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,10 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from lhotse.cut import Cut
+from lhotse.supervision import AlignmentItem
 
 from voxtok.manifests.store import TokenStore
 from voxtok.manifests.tokens import TokenSequence, compact, smallest_dtype
 from voxtok.runtime.errors import BadAudio, BadText, ConfigError
+from voxtok.runtime.files import sha256
 from voxtok.tts.text import TextFrontEnd
 
 Ints = npt.NDArray[np.int64]
@@ -123,6 +126,27 @@ def text_of(cut: Cut, text_field: str) -> str:
     return " ".join(str(part) for part in parts if part)
 
 
+def phones_of(cut: Cut) -> list[AlignmentItem]:
+    """The aligned phones of a cut, silences among them; an empty list where there are none."""
+    return [item for segment in cut.supervisions for item in (segment.alignment or {}).get("phone", [])]
+
+
+def tokens_hash(tokens: TokenSequence) -> str:
+    """SHA-256 of an utterance's rows and their durations."""
+    durations = b"" if tokens.durations is None else tokens.durations.tobytes()
+    return hashlib.sha256(tokens.codes.tobytes() + durations).hexdigest()
+
+
+def content_of(store: TokenStore, text_field: str, *, aligned: bool = False) -> str:
+    """Hash of what is said in a store's utterances and by whom, of the tokens, and where `aligned` of the phones."""
+    rows = [
+        [cut.id, text_of(cut, text_field), [segment.speaker for segment in cut.supervisions], tokens_hash(tokens)]
+        + ([phones_of(cut)] if aligned else [])
+        for cut, tokens in store
+    ]
+    return sha256(rows)
+
+
 def transcribed(store: TokenStore, front: TextFrontEnd, text_field: str, rejected: Rejected) -> list[Transcribed]:
     """The store's utterances that have a text which can be said, and tokens.
 
@@ -166,8 +190,7 @@ def aligned_durations(one: Transcribed, front: TextFrontEnd) -> Ints | str:
 
     Phones are compared without marks of stress. Time between two of them goes to the mark there, else half to either.
     """
-    phones = [item for segment in one.cut.supervisions for item in (segment.alignment or {}).get("phone", [])]
-    phones = [item for item in phones if item.symbol not in SILENCES]
+    phones = [item for item in phones_of(one.cut) if item.symbol not in SILENCES]
     places = [place for place, symbol in enumerate(one.ids.tolist()) if symbol not in front.boundaries]
     wanted = [_unstressed(front.symbols[one.ids[place] - 1]) for place in places]
     said = [_unstressed(item.symbol) for item in phones]
