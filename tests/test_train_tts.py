@@ -35,9 +35,10 @@ from voxtok.tts.aligner import AlignerConfig, spread
 from voxtok.tts.corpus import CorpusConfig
 from voxtok.tts.network import Decoder, TtsShape
 from voxtok.tts.refinement import Decoding
-from voxtok.tts.synthesizer import Synthesizer
+from voxtok.tts.synthesizer import Synthesizer, tts_folder
 from voxtok.tts.text import TextConfig
-from voxtok.tts.train_tts import TrainTtsConfig, train_tts, update
+from voxtok.tts.train_tts import TrainTtsConfig, keep_voices, train_tts, update
+from voxtok.tts.trained_voices import TrainedVoices
 from voxtok.tts.utterances import Rows, fill_gaps
 
 ROOT = Path(__file__).parent.parent
@@ -277,6 +278,29 @@ def test_what_cannot_be_used_is_listed(stores: Path, tmp_path: Path) -> None:
     assert set(rejected) == {"utt000", "utt001"}
     assert "no phones for 'b'" in rejected["utt000"]["detail"]
     assert "aligned phones" in rejected["utt001"]["detail"]
+
+
+def test_voices_are_measured_once_and_again_for_another_corpus(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run was killed before its first checkpoint and the folder is used for another."""
+    other = write_toy_corpus(tmp_path / "corpus", [1.3, 1.4])
+    encode_corpus(load_cuts(other), toy_tokenizer(12), tmp_path / "other", shard_size=4)
+    measure, times = TrainedVoices.measure, [0]
+
+    def counted(*given: Any) -> TrainedVoices:
+        times[0] += 1
+        return measure(*given)
+
+    monkeypatch.setattr(TrainedVoices, "measure", counted)
+    first = config(stores, tmp_path).data
+    found = []
+    for data in (first, first, replace(first, store=str(tmp_path / "other"))):
+        keep_voices(data, tmp_path)
+        found.append(TrainedVoices.load(tmp_path))
+    assert times == [2] and found[0].key == found[1].key != found[2].key
+    assert not np.array_equal(found[0].embeddings["s0"], found[2].embeddings["s0"])
+    assert TrainedVoices.load(tts_folder("mini")).embeddings.keys() == {"kathleen"}
 
 
 def test_speaker_embeddings_are_measured(stores: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from voxtok.tts.corpus import Corpus, CorpusConfig, read_corpus
 from voxtok.tts.network import TtsNetwork, TtsShape
 from voxtok.tts.synthesizer import Synthesizer
 from voxtok.tts.train_lm import keep_tokenizer
-from voxtok.tts.trained_voices import TrainedVoices
+from voxtok.tts.trained_voices import TrainedVoices, voices_key
 from voxtok.tts.tts_batches import TtsBatch, batches, collated
 from voxtok.tts.tts_loss import NAMES, terms
 from voxtok.tts.utterances import Utterance, content_of
@@ -106,10 +106,11 @@ def train_tts(config: TrainTtsConfig, ranks: Ranks | None = None) -> Path:
 
 
 def keep_voices(data: CorpusConfig, out: Path) -> None:
-    """Measure who speaks, once, for vocoders that are told."""
-    if not (out / "voices.json").exists():
-        cuts = (cut for cut, _ in TokenStore.open(data.store))
-        TrainedVoices.measure(cuts, load_speaker_model(data.speaker_model)).save(out)
+    """Measure who speaks, for vocoders that are told; once, unless the recordings or the speaker model are others."""
+    cuts = [cut for cut, _ in TokenStore.open(data.store)]
+    model = load_speaker_model(data.speaker_model)
+    if TrainedVoices.load(out).key != voices_key(cuts, model):
+        TrainedVoices.measure(cuts, model).save(out)
 
 
 def train(model: Synthesizer, corpus: Corpus, out: Path, key: str, config: TrainTtsConfig, ranks: Ranks) -> None:

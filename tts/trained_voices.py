@@ -1,6 +1,6 @@
 """Who was heard in training: an embedding of each speaker, for vocoders that are told who speaks by one.
 
-out/voices.json    what measured them, and the embedding of each speaker
+out/voices.json    what measured them on which recordings, and the embedding of each speaker
 """
 
 from collections.abc import Iterable
@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from lhotse.cut import Cut
 
+from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.errors import ConfigError
-from voxtok.runtime.files import read_description, write_json
+from voxtok.runtime.files import read_description, sha256, write_json
 from voxtok.vocoder.conditions import Speaker
 from voxtok.vocoder.speaker import Embedding, SpeakerModel, mean_embedding
 from voxtok.vocoder.vocoder import Vocoder
@@ -26,16 +27,18 @@ RECORDINGS = 20
 
 @dataclass(frozen=True, eq=False)
 class TrainedVoices:
-    """Embeddings (E,) by speaker; `model` is the fingerprint of what measured them."""
+    """Embeddings (E,) by speaker; `model` is the fingerprint of what measured them, `key` see `voices_key`."""
 
     model: str
     embeddings: dict[str, Embedding]
+    key: str = ""
 
     @classmethod
     def measure(cls, cuts: Iterable[Cut], model: SpeakerModel) -> "TrainedVoices":
         """The speakers of a corpus; one without a recording that can be measured is left out."""
+        every = list(cuts)
         recordings: dict[str, list[Cut]] = {}
-        for cut in cuts:
+        for cut in every:
             if cut.has_recording:
                 speaker = (cut.supervisions[0].speaker or "") if cut.supervisions else ""
                 recordings.setdefault(speaker, []).append(cut)
@@ -43,12 +46,13 @@ class TrainedVoices:
         for speaker, own in recordings.items():
             with suppress(ConfigError):
                 found[speaker] = mean_embedding(model, own, RECORDINGS)
-        return cls(model.fingerprint, found)
+        return cls(model.fingerprint, found, voices_key(every, model))
 
     def save(self, folder: Path) -> None:
         """Write voices.json."""
         rows = {speaker: np.round(embedding, 6).tolist() for speaker, embedding in self.embeddings.items()}
-        write_json(folder / "voices.json", {"format": FORMAT, "version": VERSION, "model": self.model, "voices": rows})
+        described = {"format": FORMAT, "version": VERSION, "model": self.model, "key": self.key}
+        write_json(folder / "voices.json", described | {"voices": rows})
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedVoices":
@@ -63,6 +67,7 @@ class TrainedVoices:
         return cls(
             described["model"],
             {speaker: np.array(row, dtype=np.float32) for speaker, row in described["voices"].items()},
+            described.get("key", ""),  # older files have none
         )
 
     def told(self, vocoder: Vocoder, speaker: Speaker | None, model_name: str) -> Speaker | None:
@@ -88,3 +93,8 @@ class TrainedVoices:
             heard = ", ".join(sorted(known)[:10]) or "not known"
             raise ConfigError(f"this vocoder is told who speaks: give --speaker, a recording or a name ({heard})")
         return known[speaker] if speaker in known else Voices(vocoder, speaker, model_name).fixed
+
+
+def voices_key(cuts: Iterable[Cut], model: SpeakerModel) -> str:
+    """Hash of what is measured by what: ids, speakers and recordings."""
+    return sha256([model.fingerprint, RECORDINGS, [inputs_of(cut) for cut in cuts]])
