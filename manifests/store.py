@@ -264,3 +264,18 @@ class TokenStore:
 
     def _mark(self, shard: int) -> Path:
         return self.folder / "done" / f"{shard:06d}.json"
+
+
+def require_apart(source: Path | str, out: Path | str) -> None:
+    """Refuse to write a store over the one that is read.
+
+    Args:
+        source: the store's own shar folder, or a file in it; anything else is apart.
+        out: folder to write a store to.
+
+    Raises:
+        ConfigError: `source` lies in the shar folder of `out`.
+    """
+    source, shar = Path(source).resolve(), Path(out).resolve() / "shar"
+    if shar in (source, *source.parents):
+        raise ConfigError(f"--out {out} would overwrite {source}, which is read: give another folder")

@@ -96,6 +96,19 @@ def test_a_finished_piece_store_is_left_alone_and_a_changed_one_redone(work: Pat
     assert (tmp_path / "pieces" / "shar" / "tokens.000001.tar").stat().st_mtime_ns != when
 
 
+def test_a_store_is_not_overwritten_by_its_pieces(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = shutil.copytree(work / "merged", tmp_path / "store")
+    before = tree(store)
+    monkeypatch.chdir(tmp_path)
+    encode = ["bpe", "encode", "--store", str(store), "--tokenizer", str(work / "merged-bpe"), "--out"]
+    for words in ([*encode, "../" + tmp_path.name + "/store"], train_words(store, store / "tokenizer")):
+        assert main(words) == 2
+        assert "give another folder" in capsys.readouterr().err
+        assert tree(store) == before
+
+
 def test_subwords_are_part_of_the_identity(work: Path, tmp_path: Path) -> None:
     assert main(train_words(work / "merged", tmp_path / "more", vocab_size=50)) == 0
     assert main(train_words(work / "merged", tmp_path / "unigram", kind="unigram", vocab_size=30)) == 0

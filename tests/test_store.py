@@ -17,6 +17,8 @@ from voxtok.manifests.identity import bare
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
 from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.tokenize.encode import EncodeConfig
+from voxtok.tokenize.label import LabelConfig
 
 VOCAB = 300
 
@@ -115,6 +117,16 @@ def test_shards_that_a_kill_left_without_a_mark_are_dropped(cuts: list[Cut], tmp
     write(tmp_path / "new", cuts, dedup=True)
     left, new = ({file.relative_to(tmp_path / name) for file in (tmp_path / name).rglob("*")} for name in ("s", "new"))
     assert {str(file) for file in left ^ new} == set()
+
+
+@pytest.mark.parametrize("source", ["shar", "shar/cuts.000000.jsonl.gz"])
+def test_a_store_is_not_written_over_the_cuts_it_is_made_of(source: str, cuts: list[Cut], tmp_path: Path) -> None:
+    folder = str(write(tmp_path / "s", cuts).folder)
+    with pytest.raises(ConfigError, match="would overwrite"):
+        EncodeConfig(tokenizer="t", cuts=f"{folder}/{source}", out=f"{folder}/../s")
+    with pytest.raises(ConfigError, match="would overwrite"):
+        LabelConfig(of="phones", cuts=f"{folder}/{source}", out=folder)
+    assert LabelConfig(of="phones", cuts=f"{folder}/{source}", out=f"{folder}/phones").parts == 1
 
 
 def test_other_folders_are_named_errors(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from voxtok.manifests.codebook import Codebook
-from voxtok.manifests.store import TokenStore
+from voxtok.manifests.store import TokenStore, require_apart
 from voxtok.manifests.subwords import Kind, Subwords, train_subwords
 from voxtok.manifests.tokens import Codes
 from voxtok.runtime.config import parse
@@ -161,9 +161,10 @@ def encode_store(store: TokenStore, folder: Path | str, out: Path | str) -> dict
         The new store's summary.
 
     Raises:
-        ConfigError: the store has pieces already, or the tokenizer has no subwords.
+        ConfigError: the store has pieces already, the tokenizer has no subwords, or `out` is the store.
         TokenizerMismatch: the store's tokens are not those that the tokenizer makes pieces of.
     """
+    require_apart(store.folder / "shar", out)
     _require_tokens(store)
     described, codebook, subwords = _open(folder)
     units = fingerprint(config_of(described), described["identity"], codebook, None)
@@ -212,6 +213,8 @@ def _require_tokens(store: TokenStore) -> None:
 def train(config: TrainConfig) -> str:
     """Train, write the tokenizer, and say in one sentence what came out."""
     stores = [TokenStore.open(store) for store in config.stores]
+    if Path(config.out).resolve() in [(store.folder / "tokenizer").resolve() for store in stores]:
+        raise ConfigError(f"--out {config.out} is the tokenizer of a store that is read: give another folder")
     subwords = train_bpe(stores, config)
     identity = add_subwords(stores[0].folder / "tokenizer", subwords, config.out)
     used: Counter[int] = Counter()

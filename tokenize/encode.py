@@ -15,7 +15,7 @@ from lhotse.cut import Cut
 
 from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.identity import inputs_of
-from voxtok.manifests.store import StoreInfo, TokenStore
+from voxtok.manifests.store import StoreInfo, TokenStore, require_apart
 from voxtok.manifests.tokens import TokenSequence, words
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, ranks_from_environment
@@ -62,6 +62,8 @@ class EncodeConfig:
             raise ConfigError("give either --cuts with --out, or audio files")
         if self.cuts and not self.out:
             raise ConfigError("--cuts needs --out, the token store to write")
+        if self.cuts and self.out:
+            require_apart(self.cuts, self.out)
         if self.shard_size < 1:
             raise ConfigError("--shard-size must be at least 1")
 

@@ -19,7 +19,7 @@ from lhotse.cut import Cut
 from voxtok.manifests.audio import read_audio
 from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.identity import inputs_of
-from voxtok.manifests.store import StoreInfo, TokenStore
+from voxtok.manifests.store import StoreInfo, TokenStore, require_apart
 from voxtok.manifests.tokens import TokenSequence, smallest_dtype
 from voxtok.runtime.config import parse
 from voxtok.runtime.errors import BadAudio, ConfigError, ManifestError
@@ -52,6 +52,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         if self.parts < 1:
             raise ConfigError("--parts must be at least 1")
+        require_apart(self.cuts, self.out)
 
 
 def label(config: LabelConfig) -> TokenStore:
