@@ -1,6 +1,7 @@
 """`voxtok rate-distortion` against the long way: fit, encode, decode and measure each quantizer alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tests.tiny_codecs import CODECS, save_codec
 from tests.toy_corpus import toy_speech, write_toy_corpus
 from tests.toy_tokenizer import saved_toy_tokenizer
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.runtime.commands import main
 from voxtok.runtime.errors import ConfigError
 from voxtok.tokenize.encode import encode_corpus
@@ -145,6 +146,13 @@ def test_bad_options_are_named(config: RateDistortionConfig) -> None:
         RateDistortionConfig(**given, **fitted)
     with pytest.raises(ConfigError, match="once"):
         RateDistortionConfig(**given, tokenizers=("t", "t"))
+
+
+def test_a_second_utterance_of_one_id_is_not_scored(config: RateDistortionConfig, tmp_path: Path) -> None:
+    cuts = list(load_cuts(config.heldout_cuts))
+    save_cuts(tmp_path / "twice.jsonl.gz", [*cuts, cuts[1]])
+    once = replace(config, cuts=None, upstream=None, quantizers=(), ued_utterances=0, out=str(tmp_path))
+    assert rate_distortion(replace(once, heldout_cuts=str(tmp_path / "twice.jsonl.gz"))) == rate_distortion(once)
 
 
 def test_command_with_tokenizers_only(

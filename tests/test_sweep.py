@@ -12,7 +12,7 @@ import torch
 
 from tests.tiny_models import save_tiny
 from tests.toy_corpus import write_toy_corpus
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.tokenize.compare import training_cuts, training_frames
@@ -131,6 +131,18 @@ def test_several_codebooks_give_means_and_their_spread(config: SweepConfig, tmp_
 def _argv(config: SweepConfig, out: Path) -> list[str]:
     argv = ["--cuts", config.cuts, "--heldout-cuts", config.heldout_cuts, "--upstream", "mfcc", "--layers", "0"]
     return [*argv, "--vocab-sizes", "4,6", "--silence", "skip", "--ued-utterances", "0", "--out", str(out)]
+
+
+def test_a_second_utterance_of_one_id_is_not_scored(config: SweepConfig, tmp_path: Path) -> None:
+    """The first is; with both, the draw of a subset ended in a TypeError."""
+    cuts = list(load_cuts(config.heldout_cuts))
+    save_cuts(tmp_path / "twice.jsonl.gz", [*cuts, cuts[1]])
+    settings = replace(config, upstream="mfcc", layers=(0,), vocab_sizes=(4,), ued_utterances=0)
+    (once,) = sweep(replace(settings, out=str(tmp_path / "once")))
+    (twice,) = sweep(replace(settings, out=str(tmp_path), heldout_cuts=str(tmp_path / "twice.jsonl.gz")))
+    assert [(row["id"], row["reason"]) for row in twice["unusable"]] == [(cuts[1].id, "duplicate id")]
+    for part in ("utterances", "usage", "counts", "abx"):
+        assert twice[part] == once[part], part
 
 
 def test_a_small_cache_keeps_some_frames_of_every_layer(config: SweepConfig, tmp_path: Path) -> None:

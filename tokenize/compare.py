@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lhotse.cut import Cut
 
-from voxtok.manifests.cuts import load_cuts
+from voxtok.manifests.cuts import load_cuts, unique_cuts
 from voxtok.manifests.identity import inputs_of
 from voxtok.runtime.distributed import pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
@@ -90,6 +90,15 @@ class CompareConfig(Scoring):
             windows=self.extraction.windows,
             dedup=False,
         )
+
+
+def heldout_cuts(config: CompareConfig) -> tuple[list[Cut], list[BadAudio]]:
+    """The cuts to score, and what is said of those that are not since an earlier one has their id."""
+    pairs = list(unique_cuts(load_cuts(config.heldout_cuts)))
+    repeated = [twice for _, twice in pairs if twice is not None]
+    for error in repeated:
+        log.warning("not scored: %s", error)
+    return [cut for cut, twice in pairs if twice is None], repeated
 
 
 def training_cuts(cuts: str, config: CompareConfig, heldout: set[str]) -> list[tuple[int, Cut]]:

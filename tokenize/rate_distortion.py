@@ -16,13 +16,12 @@ import torch
 from lhotse.cut import Cut
 
 from voxtok.manifests.audio import Samples
-from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, pick_device
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.files import sha256, write_json
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.compare import CompareConfig, drop_cache, training_cuts, training_frames
+from voxtok.tokenize.compare import CompareConfig, drop_cache, heldout_cuts, training_cuts, training_frames
 from voxtok.tokenize.extract import ExtractConfig, extract, side_by_side
 from voxtok.tokenize.fit_codebook import STREAMED, QuantizerConfig, check_layers, fit_codebook
 from voxtok.tokenize.meter import Codes
@@ -90,7 +89,7 @@ def rate_distortion(config: RateDistortionConfig) -> list[Rate]:
     Raises:
         ConfigError: a layer the upstream lacks, more tokens than frames, dimensions that streams cannot share.
     """
-    heldout = list(load_cuts(config.heldout_cuts))
+    heldout, _ = heldout_cuts(config)
     named = fit_all(config, heldout) if config.quantizers else {}
     for folder in config.tokenizers:
         named[folder] = Tokenizer.load(folder, device=config.device)

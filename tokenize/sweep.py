@@ -18,12 +18,11 @@ from lhotse.cut import Cut
 
 from voxtok.manifests.audio import Samples
 from voxtok.manifests.codebook import kmeans_codebook
-from voxtok.manifests.cuts import load_cuts
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import BadAudio, ConfigError
 from voxtok.runtime.progress import Progress
-from voxtok.tokenize.compare import CompareConfig, drop_cache, training_cuts, training_frames
+from voxtok.tokenize.compare import CompareConfig, drop_cache, heldout_cuts, training_cuts, training_frames
 from voxtok.tokenize.extract import extract
 from voxtok.tokenize.frames import columns
 from voxtok.tokenize.kmeans import fit_kmeans
@@ -79,10 +78,10 @@ def sweep(config: SweepConfig) -> list[Report]:
         ConfigError: a layer the upstream lacks, more centroids than frames, or nothing left to fit on.
     """
     upstream = config.load(config.upstream, config.layers)
-    heldout = list(load_cuts(config.heldout_cuts))
+    heldout, repeated = heldout_cuts(config)
     tokenizers = fit_all(config, upstream, training_cuts(config.cuts, config, {cut.id for cut in heldout}))
     drop_cache(config)
-    reports = score_all(config, upstream, tokenizers, heldout)
+    reports = score_all(config, upstream, tokenizers, heldout, repeated)
     write_sweep(reports, {field.name: getattr(config, field.name) for field in fields(config)}, config.out)
     return reports
 
@@ -106,9 +105,16 @@ def fit_all(config: SweepConfig, upstream: Upstream, cuts: Sequence[tuple[int, C
 
 
 def score_all(
-    config: SweepConfig, upstream: Upstream, folders: dict[Path, Tokenizer], cuts: Sequence[Cut]
+    config: SweepConfig,
+    upstream: Upstream,
+    folders: dict[Path, Tokenizer],
+    cuts: Sequence[Cut],
+    repeated: Sequence[BadAudio],
 ) -> list[Report]:
-    """Label held-out speech with every codebook in one pass, and measure each; the reports go to their folders."""
+    """Label held-out speech with every codebook in one pass, and measure each; the reports go to their folders.
+
+    What is `repeated` is in them among what could not be used.
+    """
     tokenizers = list(folders.values())
 
     def labels(features: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -124,6 +130,8 @@ def score_all(
         for meter in meters:
             meter.reject(error)
 
+    for error in repeated:
+        reject(error)
     with Progress("quality", sum(cut.duration for cut in cuts)) as progress:
         for cut, found in extract(cuts, upstream, config.layers, labels, config.extraction):
             progress.add(cut.duration)
