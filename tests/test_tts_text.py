@@ -22,6 +22,12 @@ PHONES = TextConfig(kind="phones", language="en-us")
         ("Steels, etc. and more", "Steels, et cetera and more"),
         ("No. 5 of no. Yes", "number five of no. Yes"),
         ("no digits here", "no digits here"),
+        ("$5, or £1 and €20.", "five dollars, or one pound and twenty euros."),
+        ("$20, $30,", "twenty dollars, thirty dollars,"),
+        ("$1,200,000", "one million, two hundred thousand dollars"),
+        ("£1.01 or $0.50 or $7.00", "one pound, one penny or fifty cents or seven dollars"),
+        ("$2.5 million, $2.005", "two point five million dollars, two point zero zero five dollars"),
+        ("2,3rd of 1,2345", "two,third of one,two thousand, three hundred and forty-five"),
     ],
 )  # fmt: skip
 def test_numbers_and_abbreviations_become_words(text: str, said: str) -> None:
@@ -32,6 +38,14 @@ def test_numbers_and_abbreviations_become_words(text: str, said: str) -> None:
 def test_numbers_of_other_languages() -> None:
     pytest.importorskip("num2words")
     assert expand("5 Katzen", "de") == "fünf Katzen"
+    assert expand("1.500 und 1,5 und 1.234.567,25.", "de").split(" und ") == [
+        "eintausendfünfhundert",
+        "eins Komma fünf",
+        "eine Million zweihundertvierunddreißigtausendfünfhundertsiebenundsechzig Komma zwei fünf.",
+    ]
+    assert expand("1.5, 4,5,6", "de") == "eins Komma fünf, vier,fünf,sechs"
+    assert expand("1.500 e 1,5", "it") == "millecinquecento e uno virgola cinque"
+    assert expand("1,500", "es-mx") == expand("1.500", "es") == "mil quinientos"
     with pytest.raises(ConfigError, match="cannot say the numbers of '5' in language 'xx'"):
         expand("5", "xx")
 
