@@ -39,7 +39,7 @@ class QuantizerConfig:
     seed: int = 0
     """Seed of the subset, the sampling of frames, the seeding of centroids and random projections."""
     backend: Literal["voxtok", "faiss"] = "voxtok"
-    """Which k-means fits."""
+    """Which k-means fits; faiss needs all frames in memory and makes 25 steps over them, whatever `passes` says."""
     restarts: int = 1
     """Fits of k-means to the random sample, of which the best goes on to all frames."""
     passes: int = 8

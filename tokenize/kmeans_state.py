@@ -38,7 +38,8 @@ class KMeansConfig:
     sample_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the sample."""
     backend: Literal["voxtok", "faiss"] = "voxtok"
-    """Which k-means fits; faiss needs all frames in memory and takes the seed, K and `passes` only."""
+    """Which k-means fits; faiss needs all frames in memory and takes the seed, K and `restarts` only: it makes 25
+    steps over all frames."""
     faiss_gb: float = 32.0
     """The most memory that faiss may take for frames."""
 
