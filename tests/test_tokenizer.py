@@ -14,7 +14,7 @@ from tests.toy_tokenizer import saved_toy_tokenizer, toy_tokenizer
 from voxtok.manifests.codebook import kmeans_codebook
 from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
 from voxtok.tokenize.tokenizer import Tokenizer
-from voxtok.tokenize.tokenizer_folder import require_same
+from voxtok.tokenize.tokenizer_folder import from_anywhere, require_same
 from voxtok.tokenize.windows import WindowConfig
 
 SAMPLES = toy_speech(1.5, seed=5)[0]
@@ -87,6 +87,27 @@ def test_a_relative_model_is_found_from_another_folder(tmp_path: Path, monkeypat
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert Tokenizer.load("../tokenizer", device="cpu").config.layers == (1,)
+
+
+def test_a_relative_path_behind_a_prefix_is_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny("hubert-base", tmp_path / "model")
+    (tmp_path / "base.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    toy_tokenizer(upstream="pooled:model", layer=1).save("tokenizer")
+    absolute = {
+        "pooled:model": f"pooled:{tmp_path}/model",
+        "predicted:1:model": f"predicted:1:{tmp_path}/model",
+        "pooled:predicted:0:model": f"pooled:predicted:0:{tmp_path}/model",
+        "torchaudio:HUBERT_BASE=base.pt": f"torchaudio:HUBERT_BASE={tmp_path}/base.pt",
+    }
+    assert {name: from_anywhere(name) for name in absolute} == absolute
+    for name in ("pooled:mini", "pooled:mfcc", "torchaudio:HUBERT_BASE", "predicted:1:gone", "org/model@main"):
+        assert from_anywhere(name) == name
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Tokenizer.load("../tokenizer", device="cpu").config.upstream == f"pooled:{tmp_path}/model"
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

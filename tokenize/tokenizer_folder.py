@@ -118,7 +118,18 @@ def write_folder(folder: Path, described: dict[str, Any], codebook: Codebook, su
 
 
 def from_anywhere(upstream: str) -> str:
-    """A folder's absolute path, so that the tokenizer works from another folder; other names, and "mini", stay."""
+    """The name with an absolute path, so that the tokenizer works from another folder; other names, and "mini", stay.
+
+    Worked: in /exp, `pooled:hubert` is `pooled:/exp/hubert` if there is such a folder, `predicted:1:iter6` likewise,
+    and `torchaudio:HUBERT_BASE=base.pt` is `torchaudio:HUBERT_BASE=/exp/base.pt`.
+    """
+    kind, _, rest = upstream.partition(":")
+    if kind == "pooled":
+        return f"pooled:{from_anywhere(rest)}"
+    separator = {"predicted": ":", "torchaudio": "="}.get(kind)
+    if separator:
+        name, _, path = rest.partition(separator)
+        return f"{kind}:{name}{separator}{Path(path).resolve()}" if path and Path(path).exists() else upstream
     return str(Path(upstream).resolve()) if upstream != "mini" and Path(upstream).is_dir() else upstream
 
 

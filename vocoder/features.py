@@ -6,7 +6,6 @@ layer. Windows are not part of it: they change a feature by the reach of attenti
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from voxtok.runtime.errors import BadAudio, ConfigError, CorruptFile, TokenizerM
 from voxtok.runtime.files import sha256
 from voxtok.tokenize.extract import ExtractConfig, extract, extract_arrays
 from voxtok.tokenize.load import load_upstream
+from voxtok.tokenize.tokenizer_folder import from_anywhere
 from voxtok.tokenize.upstream import Dtype, Normalization, Upstream
 from voxtok.tokenize.windows import WindowConfig
 
@@ -102,9 +102,7 @@ class Features:
     @property
     def description(self) -> dict[str, Any]:
         """The configuration, the identity and the fingerprint as JSON, for files that are made of features."""
-        named = asdict(self.config)
-        if Path(self.config.upstream).is_dir():
-            named["upstream"] = str(Path(self.config.upstream).resolve())
+        named = asdict(self.config) | {"upstream": from_anywhere(self.config.upstream)}
         return {**named, "identity": self.upstream.identity, "fingerprint": self.fingerprint}
 
     @property
