@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import ConfigError, CorruptFile
+from voxtok.runtime.errors import ConfigError, CorruptFile, VoxtokError
 from voxtok.runtime.files import atomic, read_json, read_jsonl, write_jsonl
 from voxtok.runtime.optional import require
 
@@ -83,6 +83,17 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> Non
     sizes = [parameter.numel() for parameter in every]
     for parameter, part in zip(every, flat.split(sizes), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_gradient: float, step: int) -> None:
+    """Scale gradients down to a norm of `max_gradient`; `step` is counted from 0.
+
+    Raises:
+        VoxtokError: they are not finite; weights, and the last checkpoint, are from before.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters), max_gradient)
+    if not norm.isfinite():
+        raise VoxtokError(f"the loss is not finite in step {step + 1}: a lower train.peak-lr, or train.dtype float32?")
 
 
 def prefetched(recipes: Iterator[Callable[[], T]], threads: int) -> Iterator[T]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from voxtok.manifests.export import export_flat
 from voxtok.manifests.store import TokenStore
 from voxtok.manifests.subwords import train_subwords
 from voxtok.manifests.tokens import TokenSequence
-from voxtok.runtime.errors import ConfigError, TokenizerMismatch
+from voxtok.runtime.errors import ConfigError, TokenizerMismatch, VoxtokError
 from voxtok.runtime.files import read_jsonl
+from voxtok.runtime.training import load_checkpoint
 from voxtok.tokenize.patterns import PatternName
 from voxtok.tokenize.train import TrainConfig
 from voxtok.tts.lm import LmShape, UnitLm
@@ -233,6 +235,39 @@ def test_two_ranks_train_as_one(store: str, tmp_path: Path) -> None:
     subprocess.run([*torchrun, str(tmp_path / "script.py"), str(tmp_path / "two"), store], check=True)
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_training(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    """In the third step; the checkpoint of the second is from before."""
+    from voxtok.tts import train_lm as module
+
+    steps, terms = [0], module.prediction_terms
+
+    def diverging(*given: Any) -> torch.Tensor:
+        steps[0] += 1
+        return terms(*given) * (loss if steps[0] == 3 else 1.0)
+
+    monkeypatch.setattr(module, "prediction_terms", diverging)
+    with pytest.raises(VoxtokError, match="not finite in step 3"):
+        train_lm(config(store, tmp_path, valid=()))
+    state = load_checkpoint(tmp_path / "training.pt").state["model"]
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_a_loss_beyond_all_perplexities_is_reported(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """e to its power is no number of 64 bits."""
+    from voxtok.tts import train_lm as module
+
+    terms = module.prediction_terms
+    monkeypatch.setattr(module, "prediction_terms", lambda *given: terms(*given) * torch.tensor([1e4, 1.0, 1.0]))
+    train_lm(config(store, tmp_path, steps=2, valid=()))
+    rows = metrics(tmp_path)
+    assert rows[0]["loss"] > 1000 and rows[0]["perplexity"] > 1e300
 
 
 def test_bfloat16_learns_too(store: str, tmp_path: Path) -> None:

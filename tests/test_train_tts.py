@@ -27,7 +27,7 @@ from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts
 from voxtok.manifests.store import StoreInfo, TokenStore
 from voxtok.manifests.tokens import TokenSequence
-from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch
+from voxtok.runtime.errors import ConfigError, CorruptFile, TokenizerMismatch, VoxtokError
 from voxtok.runtime.files import read_json, read_jsonl, write_json
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.train import TrainConfig
@@ -39,6 +39,7 @@ from voxtok.tts.synthesizer import Synthesizer, tts_folder
 from voxtok.tts.text import TextConfig
 from voxtok.tts.train_tts import TrainTtsConfig, keep_voices, train_tts, update
 from voxtok.tts.trained_voices import TrainedVoices
+from voxtok.tts.tts_loss import terms
 from voxtok.tts.utterances import Rows, fill_gaps
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +180,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert weights(resumed).keys() == weights(whole).keys()
         assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
         (tmp_path / "stopped" / "done.json").unlink()  # as if killed after the last checkpoint
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxtok.tts.train_tts.terms", lambda *given: terms(*given) * float("nan"))
+    with pytest.raises(VoxtokError, match="not finite in step 1"):
+        train_tts(config(stores, tmp_path))
+    assert not (tmp_path / "training.pt").exists()
 
 
 def test_two_ranks_equal_one(stores: Path, tmp_path: Path) -> None:

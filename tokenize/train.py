@@ -18,7 +18,7 @@ from safetensors.torch import save
 from transformers import HubertModel
 
 from voxtok.runtime.distributed import Ranks
-from voxtok.runtime.errors import ConfigError, VoxtokError
+from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import sha256, write_bytes, write_json
 from voxtok.runtime.progress import Progress
 from voxtok.runtime.training import (
@@ -26,6 +26,7 @@ from voxtok.runtime.training import (
     Clock,
     Metrics,
     Totals,
+    clip_gradients,
     find_checkpoint,
     is_finished,
     learning_rate,
@@ -195,9 +196,7 @@ def update(
     (loss / count.to(loss.dtype)).backward()
     clock.lap("backward")
     sum_gradients(trainee.parameters(), ranks)
-    norm = torch.nn.utils.clip_grad_norm_(list(trainee.parameters()), config.max_gradient)
-    if not norm.isfinite():
-        raise VoxtokError(f"the loss is not finite in step {step + 1}: a lower train.peak-lr, or train.dtype float32?")
+    clip_gradients(trainee.parameters(), config.max_gradient, step)
     optimizer.step()
     rows = sums.tolist()
     clock.lap("update")

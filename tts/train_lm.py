@@ -24,6 +24,7 @@ from voxtok.runtime.training import (
     Clock,
     Metrics,
     Totals,
+    clip_gradients,
     find_checkpoint,
     is_finished,
     parameter_groups,
@@ -174,7 +175,10 @@ def train(
             last = step == config.steps
             if step % config.report_steps == 0 or last:
                 means = totals.means()
-                values = means | {"perplexity": round(math.exp(means["loss"]), 4), "lr": config.rate(step - 1)}
+                values = means | {
+                    "perplexity": round(math.exp(min(means["loss"], 700.0)), 4),
+                    "lr": config.rate(step - 1),
+                }
                 metrics.add(step, values | clock.report(totals.audio_s))
                 totals = Totals()
             if step % config.checkpoint_steps == 0 or last:
@@ -200,7 +204,11 @@ def update(
     ranks: Ranks,
     clock: Clock,
 ) -> dict[str, tuple[float, float]]:
-    """One step; returns terms over what they are divided by, and the seconds of audio, summed over ranks."""
+    """One step; returns terms over what they are divided by, and the seconds of audio, summed over ranks.
+
+    Raises:
+        VoxtokError: gradients are not finite; the last checkpoint is from before.
+    """
     for group in optimizer.param_groups:
         group["lr"] = config.rate(step)
     optimizer.zero_grad()
@@ -214,7 +222,7 @@ def update(
         (terms[0] / sums[2].clamp_min(1)).backward()
     clock.lap("backward")
     sum_gradients(lm.parameters(), ranks)
-    torch.nn.utils.clip_grad_norm_(lm.parameters(), config.max_gradient)
+    clip_gradients(lm.parameters(), config.max_gradient, step)
     optimizer.step()
     nats, hits, decisions, duration_s = sums.tolist()
     clock.lap("update")

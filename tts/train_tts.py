@@ -28,6 +28,7 @@ from voxtok.runtime.training import (
     Clock,
     Metrics,
     Totals,
+    clip_gradients,
     find_checkpoint,
     is_finished,
     parameter_groups,
@@ -175,7 +176,11 @@ def update(
     ranks: Ranks,
     clock: Clock,
 ) -> dict[str, tuple[float, float]]:
-    """One step; returns terms over what they are divided by, and the seconds of audio, summed over ranks."""
+    """One step; returns terms over what they are divided by, and the seconds of audio, summed over ranks.
+
+    Raises:
+        VoxtokError: gradients are not finite; the last checkpoint is from before.
+    """
     for group in optimizer.param_groups:
         group["lr"] = config.rate(step)
     device = next(network.parameters()).device
@@ -190,7 +195,7 @@ def update(
         _loss(sums, every).backward()
     clock.lap("backward")
     sum_gradients(network.parameters(), ranks)
-    torch.nn.utils.clip_grad_norm_(list(network.parameters()), config.max_gradient)
+    clip_gradients(network.parameters(), config.max_gradient, step)
     optimizer.step()
     clock.lap("update")
     return {"audio_s": (float(every[-1]), 1.0)} | _fractions(every[:-1].tolist())
