@@ -23,6 +23,7 @@ from voxtok.runtime.training import load_checkpoint
 from voxtok.tokenize.patterns import PatternName
 from voxtok.tokenize.train import TrainConfig
 from voxtok.tts.lm import LmShape, UnitLm
+from voxtok.tts.lm_score import prediction_terms
 from voxtok.tts.sampling import SamplingConfig, draw_utterances, unconditional
 from voxtok.tts.stop_rules import StopRules
 from voxtok.tts.train_lm import TrainLmConfig, train_lm
@@ -242,15 +243,13 @@ def test_a_loss_that_is_not_finite_ends_the_training(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
 ) -> None:
     """In the third step; the checkpoint of the second is from before."""
-    from voxtok.tts import train_lm as module
-
-    steps, terms = [0], module.prediction_terms
+    steps = [0]
 
     def diverging(*given: Any) -> torch.Tensor:
         steps[0] += 1
-        return terms(*given) * (loss if steps[0] == 3 else 1.0)
+        return prediction_terms(*given) * (loss if steps[0] == 3 else 1.0)
 
-    monkeypatch.setattr(module, "prediction_terms", diverging)
+    monkeypatch.setattr("voxtok.tts.train_lm.prediction_terms", diverging)
     with pytest.raises(VoxtokError, match="not finite in step 3"):
         train_lm(config(store, tmp_path, valid=()))
     state = load_checkpoint(tmp_path / "training.pt").state["model"]
@@ -261,10 +260,8 @@ def test_a_loss_beyond_all_perplexities_is_reported(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """e to its power is no number of 64 bits."""
-    from voxtok.tts import train_lm as module
-
-    terms = module.prediction_terms
-    monkeypatch.setattr(module, "prediction_terms", lambda *given: terms(*given) * torch.tensor([1e4, 1.0, 1.0]))
+    scale = torch.tensor([1e4, 1.0, 1.0])
+    monkeypatch.setattr("voxtok.tts.train_lm.prediction_terms", lambda *given: prediction_terms(*given) * scale)
     train_lm(config(store, tmp_path, steps=2, valid=()))
     rows = metrics(tmp_path)
     assert rows[0]["loss"] > 1000 and rows[0]["perplexity"] > 1e300
