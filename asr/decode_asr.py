@@ -25,7 +25,7 @@ from voxtok.asr.score import ScoringConfig, score, table, write_score
 from voxtok.asr.search import SearchConfig, Searcher
 from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
-from voxtok.runtime.errors import ConfigError
+from voxtok.runtime.errors import ConfigError, OutOfMemory
 from voxtok.runtime.files import read_json, sha256, sha256_file, write_bytes, write_json, write_jsonl
 from voxtok.runtime.progress import Progress
 from voxtok.tokenize.batches import halve_on_oom, plan_batches
@@ -130,16 +130,30 @@ def part_key(part: Sequence[Example], files: Sequence[str], config: DecodeAsrCon
 
 @torch.inference_mode()
 def decode_part(searcher: Searcher, part: Sequence[Example], batch_frames: int) -> list[dict[str, Any]]:
-    """Rows of hypotheses.jsonl in the order of `part`; of utterances without frames, rows of rejected.jsonl."""
+    """Rows of hypotheses.jsonl in the order of `part`; of utterances that cannot be decoded, rows of rejected.jsonl."""
     rows: dict[int, dict[str, Any]] = {}
     for place, item in enumerate(part):
         if item.num_frames == 0:
             rows[place] = {"id": item.id, "reason": "empty", "detail": "it has no input frames"}
     sizes = [(place, item.num_frames) for place, item in enumerate(part) if item.num_frames]
     for batch in plan_batches(sizes, batch_frames):
-        found = halve_on_oom([part[place] for place in batch], lambda items: decode_batch(searcher, items))
+        items = [part[place] for place in batch]
+        try:
+            found = halve_on_oom(items, lambda items: decode_batch(searcher, items))
+        except OutOfMemory:
+            found = [decode_alone(searcher, item) for item in items]
         rows |= dict(zip(batch, found, strict=True))
     return [rows[place] for place in range(len(part))]
+
+
+def decode_alone(searcher: Searcher, item: Example) -> dict[str, Any]:
+    """The row of one utterance, or of rejected.jsonl where memory does not hold it."""
+    try:
+        (row,) = halve_on_oom([item], lambda items: decode_batch(searcher, items))
+        return row
+    except OutOfMemory:
+        detail = f"{item.num_frames} frames are too many for the device's memory: cut it into shorter utterances"
+        return {"id": item.id, "reason": "out of memory", "detail": detail}
 
 
 def decode_batch(searcher: Searcher, items: Sequence[Example]) -> list[dict[str, Any]]:

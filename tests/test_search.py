@@ -17,7 +17,7 @@ from voxtok.asr.decode_asr import decode_part
 from voxtok.asr.decoder import DecoderConfig
 from voxtok.asr.encoders import EncoderConfig
 from voxtok.asr.examples import Example
-from voxtok.asr.inputs import InputConfig, Source
+from voxtok.asr.inputs import InputConfig, Inputs, Source
 from voxtok.asr.padded import Padded
 from voxtok.asr.recognizer import Recognizer, RecognizerConfig
 from voxtok.asr.search import Method, SearchConfig, Searcher, default_search
@@ -83,6 +83,26 @@ def test_batched_is_single(heads: str, method: Method, tmp_path: Path) -> None:
         for word in row.get("words", []):
             assert 0 <= word["start_s"] <= word["end_s"] <= item.duration_s + 1e-3
             assert 0 <= word["confidence"] <= 1
+
+
+def test_what_memory_does_not_hold_is_listed_and_the_others_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch, in which one utterance alone is too long."""
+    searcher = Searcher.open(random_recognizer("ctc", tmp_path), SearchConfig(method="ctc-greedy"))
+    items = [example(length, seed) for seed, length in enumerate((9, 30, 12, 11))]
+    expected, encode = decode_part(searcher, items, batch_frames=1000), Recognizer.encode
+
+    def full(recognizer: Recognizer, inputs: Inputs) -> Padded:
+        if inputs.tokens is not None and int(inputs.tokens.lengths.max()) >= 30:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(recognizer, inputs)
+
+    monkeypatch.setattr(Recognizer, "encode", full)
+    found = decode_part(searcher, items, batch_frames=1000)
+    assert (found[1]["id"], found[1]["reason"]) == ("utt1", "out of memory")
+    assert "window_s" not in found[1]["detail"] and "text" not in found[1]
+    assert [found[i]["text"] for i in (0, 2, 3)] == [expected[i]["text"] for i in (0, 2, 3)]
 
 
 def test_attention_without_ctc_has_no_times(tmp_path: Path) -> None:
