@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiny_models import save_tiny
 from tests.toy_corpus import RATE, toy_speech, write_toy_corpus
 from tests.toy_tokenizer import tree
 from voxtok.manifests.audio import read_audio
@@ -175,3 +176,10 @@ def test_the_command(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["pool", *words, "--out", str(tmp_path / "pool"), "--trim", "--thin", "50", "--device", "cpu"]) == 0
     assert "50 frames" in capsys.readouterr().out
     assert main(["pool", *words, "--out", str(tmp_path / "p"), "--thin", "0"]) == 2
+
+
+def test_a_relative_path_behind_a_prefix_is_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny("hubert-base", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    config = FeatureConfig(upstream="pooled:model", layer=1, normalization="none")
+    assert Features.open(config, device="cpu").description["upstream"] == f"pooled:{tmp_path}/model"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
 
-DRAWABLE = 10**9  # frames that numpy's multivariate_hypergeometric draws from are fewer
+DRAWABLE = 10**9  # numpy's multivariate_hypergeometric takes fewer frames than these
 
 
 class JointCounts:
