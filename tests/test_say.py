@@ -249,8 +249,10 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
         config(folder, tmp_path / "a.flac", "a cat")
     with pytest.raises(ConfigError, match="give the model's folder"):
         config(folder, out, "a", "cat")
-    with pytest.raises(ConfigError, match="--blend and --upstream are for --voice"):
+    with pytest.raises(ConfigError, match="--blend is for --voice"):
         config(folder, out, "a cat", blend=0.5)
+    with pytest.raises(ConfigError, match="--upstream is for --voice, or for a --speaker"):
+        config(folder, out, "a cat", upstream="mfcc")
     with pytest.raises(BadText, match="'ü'"):
         say(config(folder, out, "ünknown"))
     with pytest.raises(ConfigError, match="neither this model nor this vocoder"):

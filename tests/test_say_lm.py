@@ -131,6 +131,8 @@ def test_the_voice_of_a_recording_is_the_prompt(folder: Path, tmp_path: Path) ->
     for number, voice in enumerate(voices):
         say(config(folder, "prompted", tmp_path / f"{number}.wav", speaker=voice))
     assert (tmp_path / "0.wav").read_bytes() != (tmp_path / "1.wav").read_bytes()
+    say(config(folder, "prompted", tmp_path / "again.wav", speaker=voices[0], upstream="mfcc"))
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "0.wav").read_bytes()
     with pytest.raises(ConfigError, match="has 3 recordings"):
         say(config(folder, "prompted", tmp_path / "a.wav", speaker=str(folder / "corpus")))
     with pytest.raises(ConfigError, match="voice of a recording"):

@@ -60,7 +60,8 @@ class SayConfig:
     weighting: Weighting = "uniform"
     """With --voice: uniform, or distance: nearer frames weigh more."""
     upstream: str | None = None
-    """With --voice: another place of the tokenizer's SSL model."""
+    """With --voice, or a --speaker in whose voice a language model goes on: another place of the tokenizer's SSL model,
+    which hears that recording."""
     speaker: str | None = None
     """For a model or vocoder with speakers: the name of one, or for embeddings a recording of the speaker. Where a
     vocoder needs one, the only speaker that the model was trained on is the default."""
@@ -88,8 +89,10 @@ class SayConfig:
             raise ConfigError(f"--out {self.out}: one sentence becomes one .wav file")
         if not 0 <= self.blend <= 1:
             raise ConfigError("--blend is a share: 0 .. 1")
-        if self.voice is None and (self.blend != 1 or self.upstream is not None):
-            raise ConfigError("--blend and --upstream are for --voice")
+        if self.voice is None and self.blend != 1:
+            raise ConfigError("--blend is for --voice")
+        if self.voice is None and self.speaker is None and self.upstream is not None:
+            raise ConfigError("--upstream is for --voice, or for a --speaker")
         if self.speed <= 0:
             raise ConfigError("--speed must be positive")
         if self.rescorer is not None and self.drawing is None:
