@@ -204,6 +204,23 @@ def test_a_folder_is_resumed_and_bad_sentences_are_listed(folder: Path, tmp_path
     assert whole == killed and len(whole) == 11
 
 
+def test_a_list_that_got_shorter_is_counted_anew(folder: Path, tmp_path: Path) -> None:
+    """Nothing is said, so how fast it went is that of before."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    whole = config(folder, tmp_path / "said", texts=str(tmp_path / "texts.txt"))
+    first = say(whole)
+    assert first is not None and say(whole) == first
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:2]))
+    shorter = say(whole)
+    assert shorter is not None and shorter == read_json(tmp_path / "said" / "summary.json")
+    duration_s = sum(cut.duration for cut in load_cuts(tmp_path / "said"))
+    assert (shorter["utterances"], shorter["speech_s"]) == (2, pytest.approx(duration_s, abs=1e-3))
+    assert shorter["speech_s"] < first["speech_s"] and shorter["real_time_factor"] == first["real_time_factor"]
+    (tmp_path / "texts.txt").write_text("ü")
+    none = say(whole)
+    assert none is not None and (none["utterances"], none["rejected"], none["speech_s"]) == (0, 1, 0.0)
+
+
 def test_bad_sentences_are_pointed_at(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "texts.txt").write_text("ünknown")
     options = ["--out", str(tmp_path / "said"), "--vocoder", str(folder / "vocoder"), "--device", "cpu"]

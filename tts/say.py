@@ -241,10 +241,10 @@ def _say_many(config: SayConfig, talker: Talker, ranks: Ranks) -> dict[str, Any]
     counts = folder.finish()
     if counts is None:
         return None
-    if not todo and (out / "summary.json").exists():
-        found: dict[str, Any] = read_json(out / "summary.json")
-        return found
     summary = _summary(counts["utterances"], counts["rejected"], speech_s, spent_s, 0.0)
+    if not speech_s and (out / "summary.json").exists():
+        before = read_json(out / "summary.json")
+        summary |= {name: before[name] for name in ("real_time_factor", "load_s")}
     if counts["utterances"]:
         # Of all runs and ranks; how fast it went is this one's.
         summary["speech_s"] = round(sum(cut.duration for cut in load_cuts(out)), 3)
