@@ -135,6 +135,7 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
     for wrong, message in (
         ({"inputs": ("lm",)}, "a language model folder and a recording"),
         ({"samples": 0}, "samples"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"prompt_s": 0.0}, "prompt-s"),
         ({"out": "b.mp3"}, "is a .wav file"),
     ):

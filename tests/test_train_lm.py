@@ -175,6 +175,8 @@ def test_stores_of_two_tokenizers_and_other_folders_are_refused(store: str, tmp_
         train_lm(config(store, tmp_path / "lm", valid=(str(other),)))
     with pytest.raises(ConfigError, match="batch-steps must be at least"):
         config(store, tmp_path, batch_steps=8)
+    with pytest.raises(ConfigError, match="seed must be at least 0"):
+        config(store, tmp_path, seed=-1)
     with pytest.raises(ConfigError, match="max-duration-frames"):
         train_lm(config(store, tmp_path / "lm", rows="timed"))
 

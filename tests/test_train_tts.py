@@ -335,6 +335,8 @@ def test_folders_of_others_are_refused(stores: Path, tmp_path: Path) -> None:
     whole = config(stores, tmp_path / "mixed")
     with pytest.raises(TokenizerMismatch, match="tokenizer"):
         train_tts(replace(whole, data=replace(whole.data, valid=str(tmp_path / "other"))))
+    with pytest.raises(ConfigError, match="seed must be at least 0"):
+        replace(whole, seed=-1)
     with pytest.raises(ConfigError, match="needs phones"):
         replace(whole.data, text=TextConfig(kind="characters", language="en-us"))
 

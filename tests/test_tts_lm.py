@@ -193,6 +193,8 @@ def test_bad_input_is_named(trained: Path, tmp_path: Path) -> None:
             replace(GREEDY, **wrong)
     store = write_spoken(tmp_path / "store", ["ab", "ab " * 20 + "c"])
     short = config(store, tmp_path / "lm")
+    with pytest.raises(ConfigError, match="seed must be at least 0"):
+        replace(short, seed=-1)
     train_tts_lm(replace(short, train=replace(short.train, steps=11)))
     assert [row["reason"] for row in read_jsonl(tmp_path / "lm" / "rejected.jsonl")] == ["too long"]
     tiny = replace(short, model=replace(short.model, context_steps=4), out=str(tmp_path / "tiny"))

@@ -59,6 +59,8 @@ class ContinueConfig:
     def __post_init__(self) -> None:
         if len(self.inputs) != 2:
             raise ConfigError("give a language model folder and a recording: voxtok continue LM AUDIO ...")
+        if self.seed < 0:
+            raise ConfigError("seed must be at least 0")
         if self.samples < 1:
             raise ConfigError("samples must be at least 1")
         if self.prompt_s is not None and self.prompt_s <= 0:

@@ -74,6 +74,8 @@ class TrainLmConfig:
     def __post_init__(self) -> None:
         if not self.stores:
             raise ConfigError("stores needs at least one token store")
+        if self.seed < 0:
+            raise ConfigError("seed must be at least 0")
         if self.batch_steps < self.model.context_steps:
             raise ConfigError("batch-steps must be at least model.context-steps: a batch has whole rows")
 

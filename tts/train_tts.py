@@ -73,6 +73,8 @@ class TrainTtsConfig:
     """auto, cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError("seed must be at least 0")
         if self.batch_frames < 1:
             raise ConfigError("batch-frames must be at least 1")
         if not 0 <= self.average_decay < 1:

@@ -66,6 +66,8 @@ class TrainTtsLmConfig:
     """auto, cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError("seed must be at least 0")
         if self.batch_steps < self.model.context_steps:
             raise ConfigError("batch-steps must be at least model.context-steps: a batch has whole rows")
         if self.prompt_s <= 0:
