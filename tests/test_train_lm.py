@@ -118,11 +118,11 @@ def test_threads_flat_tokens_and_a_second_call_change_nothing(store: str, tmp_pa
 
 
 def test_other_options_or_tokens_are_refused_before_anything_changes(tmp_path: Path) -> None:
-    """Tokens at the same place too, if they have become more."""
+    """Tokens at the same place too, if they have become more or others."""
     store, out, tokenizer = tmp_path / "store", tmp_path / "lm", toy_tokenizer()
 
-    def write(count: int) -> None:
-        write_store(store, sentences(count))
+    def write(count: int, reverse: bool = False) -> None:
+        write_store(store, sentences(count)[:: -1 if reverse else 1])
         tokenizer.save(store / "tokenizer")
         described = json.loads((store / "store.json").read_text())
         (store / "store.json").write_text(json.dumps(described | {"fingerprint": tokenizer.fingerprint}))
@@ -135,9 +135,10 @@ def test_other_options_or_tokens_are_refused_before_anything_changes(tmp_path: P
     train_lm(whole)
     with pytest.raises(ConfigError, match="another configuration"):
         train_lm(replace(whole, seed=1))
-    write(5)
-    with pytest.raises(ConfigError, match="another configuration"):
-        train_lm(whole)
+    for count, reverse in ((5, False), (4, True)):
+        write(count, reverse)
+        with pytest.raises(ConfigError, match="another configuration"):
+            train_lm(whole)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 

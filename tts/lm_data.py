@@ -5,6 +5,7 @@ longer than a row are cut, at other places in every epoch. What a batch holds fo
 batch's place in it, not from ranks, threads or restarts.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -70,6 +71,14 @@ def open_tokens(folder: Path | str) -> FlatTokens:
         durations=np.concatenate([np.empty(0, np.uint32), *durations]) if store.info.has_durations else None,
         bpe=store.info.bpe,
     )
+
+
+def hash_of(flat: FlatTokens) -> str:
+    """SHA-256 of the tokens, where utterances end, and durations."""
+    found = hashlib.sha256()
+    for array in (flat.tokens, flat.offsets, flat.durations):
+        found.update(b"" if array is None else np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def sequence(flat: FlatTokens, index: int) -> TokenSequence:

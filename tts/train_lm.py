@@ -38,7 +38,7 @@ from voxtok.tokenize.tokenizer_folder import read_description, read_parts, requi
 from voxtok.tokenize.train import IRRELEVANT, TrainConfig
 from voxtok.tts.layout import Layout, Rows
 from voxtok.tts.lm import LmShape, UnitLm
-from voxtok.tts.lm_data import Documents, LmBatch, lm_batches, mean_frames, open_tokens, unit_documents
+from voxtok.tts.lm_data import Documents, LmBatch, hash_of, lm_batches, mean_frames, open_tokens, unit_documents
 from voxtok.tts.lm_score import prediction_terms, score
 
 log = logging.getLogger("voxtok")
@@ -93,8 +93,8 @@ def train_lm(config: TrainLmConfig, ranks: Ranks | None = None) -> Path:
     out, ranks = Path(config.out), ranks or Ranks()
     sources, held_out = ([open_tokens(store) for store in stores] for stores in (config.stores, config.valid))
     first = sources[0]
-    sizes = [[len(source), len(source.tokens)] for source in (*sources, *held_out)]
-    key = sha256(asdict(config) | {"fingerprint": first.fingerprint, "sizes": sizes, **IRRELEVANT})
+    contents = [hash_of(source) for source in (*sources, *held_out)]
+    key = sha256(asdict(config) | {"fingerprint": first.fingerprint, "contents": contents, **IRRELEVANT})
     if is_finished(out, key):
         return out
     find_checkpoint(out, key)  # another configuration's folder is refused before anything in it changes
