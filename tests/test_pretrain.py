@@ -61,6 +61,10 @@ def config(stores: tuple[str, ...], out: Path, steps: int = 6, **changes: object
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 
+def averaged(whole: PretrainConfig, decay: float) -> PretrainConfig:
+    return replace(whole, train=replace(whole.train, average_decay=decay))
+
+
 def losses(out: Path) -> list[float]:
     return [row["loss"] for row in read_jsonl(out / "metrics.jsonl")]
 
@@ -88,12 +92,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     stores: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = replace(SHAPE, dropout=0.2)  # which must draw what it would have
-    whole = pretrain(config(stores, tmp_path / "whole", model=shape))
+    whole = pretrain(averaged(config(stores, tmp_path / "whole", model=shape), 0.5))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    stopped = config(stores, tmp_path / "stopped", model=shape)
+    stopped = averaged(config(stores, tmp_path / "stopped", model=shape), 0.5)
     with monkeypatch.context() as patch:
         patch.setattr("voxtok.tokenize.train.save_model", killed)
         patch.setattr("voxtok.tokenize.train.Totals", stops_after(5))
@@ -105,6 +109,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
         assert all(torch.equal(a, weights(resumed)[name]) for name, a in weights(whole).items())
         (tmp_path / "stopped" / "done.json").unlink()  # as if killed after the last checkpoint
+
+
+def test_an_average_of_weights_is_kept(stores: tuple[str, str], tmp_path: Path) -> None:
+    """After step n its decay is (1 + n) / (10 + n), below 0.9 here: 3 / 12 after the second, 4 / 13 after the third."""
+    last = weights(pretrain(config(stores, tmp_path / "last", steps=3)))
+    before = averaged(config(stores, tmp_path / "two", steps=2), 0.9), averaged(config(stores, tmp_path, steps=3), 0.9)
+    two, three = (weights(pretrain(one)) for one in before)
+    assert any(not torch.allclose(three[name], last[name], atol=1e-4) for name in last)
+    assert all(torch.allclose(three[name], two[name] * 4 / 13 + last[name] * 9 / 13, atol=1e-6) for name in last)
+    with pytest.raises(ConfigError, match="average-decay"):
+        averaged(config(stores, tmp_path), 1.0)
 
 
 def stops_after(steps: int) -> type:

@@ -2,7 +2,7 @@
 
 out/model/          config.json, preprocessor_config.json, model.safetensors
 out/heads.safetensors  what predicts the targets
-out/training.pt     weights, optimizer: a killed run goes on here, along the same loss curve
+out/training.pt     weights, their average, optimizer: a killed run goes on here, along the same loss curve
 out/metrics.jsonl   loss, accuracies, learning rate, hours of audio per hour, and each part's share of the time
 """
 
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 from transformers import HubertModel
 
+from voxtok.runtime.averaging import MovingAverage
 from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import sha256, write_bytes, write_json
@@ -64,6 +65,8 @@ class TrainConfig:
     """Of AdamW, on matrices."""
     max_gradient: float = 5.0
     """Norm at which gradients are clipped."""
+    average_decay: float = 0.0
+    """Of the moving average of weights, which is what is kept, such as 0.999; 0 keeps the weights of the last step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of matrix products; weights stay float32."""
     saved_dtype: Literal["float32", "float16"] = "float32"
@@ -82,6 +85,8 @@ class TrainConfig:
             raise ConfigError("train.warmup-steps must be positive and below train.steps")
         if not 0 <= self.decay_share <= 1:
             raise ConfigError("train.decay-share is a share: between 0 and 1")
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError("train.average-decay is from 0 to below 1")
         if self.report_steps < 1 or self.checkpoint_steps < 1:
             raise ConfigError("train.report-steps and train.checkpoint-steps must be at least 1")
 
@@ -104,6 +109,10 @@ class Trainee:
         """Of both."""
         yield from self.model.parameters()
         yield from self.heads.parameters()
+
+    def modules(self) -> torch.nn.ModuleDict:
+        """Both by name, for their weights together."""
+        return torch.nn.ModuleDict({"model": self.model, "heads": self.heads})
 
 
 def train(
@@ -140,7 +149,8 @@ def train(
     device = next(trainee.parameters()).device
     groups = parameter_groups(trainee.parameters(), config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    step = _resume(out, key, trainee, optimizer)
+    average = MovingAverage(trainee.modules(), config.average_decay)
+    step = _resume(out, key, trainee, optimizer, average)
     recipes = islice(batches(corpus, crops, seed, ranks, architecture_of(trainee.model), step), config.steps - step)
     trainee.model.train()
     clock, totals = Clock(device), Totals()
@@ -154,12 +164,14 @@ def train(
             audio_s = totals.add(update(trainee, optimizer, batch.to(device), step, config, ranks, clock))
             progress.add(audio_s)
             step += 1
+            average.update(step)
             if step % config.report_steps == 0 or step == config.steps:
                 metrics.add(step, totals.means() | {"lr": config.rate(step - 1)} | clock.report(totals.audio_s))
                 totals = Totals()
             if ranks.is_first and (step % config.checkpoint_steps == 0 or step == config.steps):
-                _checkpoint(out, key, trainee, optimizer, step)
+                _checkpoint(out, key, trainee, optimizer, average, step)
                 clock.lap("checkpoint")
+    trainee.modules().load_state_dict(average.weights)
     if ranks.is_first:
         save_model(trainee.model, out / "model", getattr(torch, config.saved_dtype))
         write_bytes(out / "heads.safetensors", save(trainee.heads.state_dict()))
@@ -203,22 +215,26 @@ def update(
     return {name: (row[0], row[1]) for name, row in zip(["audio_s", *terms], rows, strict=True)}
 
 
-def _checkpoint(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _checkpoint(
+    out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer, average: MovingAverage, step: int
+) -> None:
     state = {
         "model": trainee.model.state_dict(),
         "heads": trainee.heads.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "average": average.weights,
     }
     save_checkpoint(out / "training.pt", Checkpoint(step, key, state))
 
 
-def _resume(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
-    """Steps that are done; their weights and optimizer are restored."""
+def _resume(out: Path, key: str, trainee: Trainee, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
+    """Steps that are done; their weights, the average of them and the optimizer are restored."""
     checkpoint = find_checkpoint(out, key)
     if checkpoint is None:
         return 0
     trainee.model.load_state_dict(checkpoint.state["model"])
     trainee.heads.load_state_dict(checkpoint.state["heads"])
     optimizer.load_state_dict(checkpoint.state["optimizer"])
+    average.load(checkpoint.state["average"])
     log.info("%s: going on at step %d", out, checkpoint.step)
     return checkpoint.step
