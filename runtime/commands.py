@@ -13,6 +13,7 @@ COMMANDS = {
     "label": ("voxtok.tokenize.label", "cuts -> token store of phones or pauses, which guides pretrain"),
     "pretrain": ("voxtok.tokenize.pretrain", "token stores -> SSL model, by masked prediction (HuBERT)"),
     "distill": ("voxtok.tokenize.distill", "SSL model -> a small one that imitates it (DistilHuBERT)"),
+    "average": ("voxtok.tokenize.average", "SSL models of several trainings -> the mean of their weights"),
     "fit": ("voxtok.tokenize.fit", "cuts -> tokenizer (SSL layer + quantizer)"),
     "encode": ("voxtok.tokenize.encode", "cuts or audio files -> tokens"),
     "bpe": ("voxtok.tokenize.bpe", "token stores -> subword units: train, encode, decode"),
