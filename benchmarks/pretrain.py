@@ -110,7 +110,7 @@ def own_speed(
                 dtype="bfloat16" if dtype == "bfloat16" else "float32",
             ),
         )  # fmt: skip
-        trainee = build(config, corpus, torch.device("cpu"))
+        trainee = build(config, corpus, torch.device("cpu"), Ranks())
     trainee.model.train()
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-4, fused=True)
     recipes = batches(corpus, crops, 0, Ranks(), architecture_of(trainee.model), 0)

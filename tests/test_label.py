@@ -14,8 +14,10 @@ from tests.toy_corpus import write_toy_corpus
 from tests.toy_tokenizer import toy_tokenizer
 from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.manifests.store import TokenStore
+from voxtok.runtime.distributed import Ranks
 from voxtok.runtime.errors import CorruptFile, ManifestError
 from voxtok.runtime.files import read_json, read_jsonl
+from voxtok.tokenize.centering import Centering
 from voxtok.tokenize.crops import UNKNOWN, Batch, load_corpus
 from voxtok.tokenize.encode import encode_corpus
 from voxtok.tokenize.heads import Heads
@@ -125,7 +127,7 @@ def test_utterances_without_labels_are_kept_and_do_not_count(tmp_path: Path) -> 
 
     def loss(known: torch.Tensor) -> float:
         batch = Batch(waveforms, known, mask, waveforms)
-        return masked_prediction(model, heads, (1,), 0.0, batch)["loss"][0].item()
+        return masked_prediction(model, heads, (1,), 0.0, Centering(0.0, 12, Ranks()), batch)["loss"][0].item()
 
     silent, other = targets.clone(), targets.clone()
     silent[1, :, 1] = UNKNOWN

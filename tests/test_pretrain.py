@@ -175,8 +175,10 @@ def test_a_store_written_anew_is_another_configuration(tmp_path: Path) -> None:
 
 
 def test_two_ranks_equal_one(stores: tuple[str, str], tmp_path: Path) -> None:
-    one = pretrain(config(stores, tmp_path / "one", steps=3))
-    _on_two_ranks("pretrain(config(stores, out, steps=3), ranks)", tmp_path / "two", stores)
+    one = pretrain(config(stores, tmp_path / "one", steps=3, centering=3.0))
+    _on_two_ranks("pretrain(config(stores, out, steps=3, centering=3.0), ranks)", tmp_path / "two", stores)
+    shares = [[row["share_of_means"] for row in read_jsonl(tmp_path / run / "metrics.jsonl")] for run in ("two", "one")]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-4)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     two = weights(tmp_path / "two" / "model")
     assert all(torch.allclose(a, two[name], atol=2e-3) for name, a in weights(one).items())
@@ -185,11 +187,11 @@ def test_two_ranks_equal_one(stores: tuple[str, str], tmp_path: Path) -> None:
 def test_a_rank_may_have_no_crop_of_a_batch(stores: tuple[str, str], tmp_path: Path) -> None:
     """Batches of one crop: nothing is left for the second rank."""
     crops = CropConfig(batch_s=1.5, crop_s=1.5, mask_share=0.8, mask_frames=5)
-    one = config(stores, tmp_path / "one", steps=3, crops=crops)
+    one = config(stores, tmp_path / "one", steps=3, crops=crops, centering=3.0)
     pretrain(one)
     program = f"""
 crops = {crops!r}
-pretrain(config(stores, out, steps=3, crops=crops), ranks)
+pretrain(config(stores, out, steps=3, crops=crops, centering=3.0), ranks)
 """
     _on_two_ranks(program, tmp_path / "two", stores)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
@@ -243,6 +245,19 @@ def test_what_is_not_finite_ends_training_before_it_is_kept(
     with pytest.raises(VoxtokError, match="not finite in step 1"):
         pretrain(config(stores, tmp_path))
     assert not (tmp_path / "training.pt").exists()
+
+
+def test_centering_learns_frames_whose_means_are_alike(stores: tuple[str, str], tmp_path: Path) -> None:
+    def shares(run: str, centering: float) -> list[float]:
+        pretrain(config(stores, tmp_path / run, steps=40, centering=centering))
+        return [row.get("share_of_means", 0.0) for row in read_jsonl(tmp_path / run / "metrics.jsonl")]
+
+    assert sum(shares("off", 0.0)) == 0  # is not reported
+    little, much = shares("little", 1e-6), shares("much", 30.0)
+    assert much[0] == little[0]
+    assert sum(much[20:]) < 0.7 * sum(little[20:]), (little, much)
+    with pytest.raises(ConfigError, match="negative"):
+        config(stores, tmp_path, centering=-1.0)
 
 
 def test_the_front_can_be_frozen(stores: tuple[str, str], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from voxtok.runtime.config import parse
 from voxtok.runtime.distributed import Ranks, connected_ranks, pick_device
 from voxtok.runtime.errors import ConfigError
 from voxtok.runtime.files import weights_hash
+from voxtok.tokenize.centering import Centering
 from voxtok.tokenize.crops import UNKNOWN, Batch, Corpus, CropConfig, load_corpus
 from voxtok.tokenize.heads import Heads
 from voxtok.tokenize.student import Shape, hidden_frames, start_model
@@ -52,6 +53,9 @@ class PretrainConfig:
     """Above 0, logits are cosines over it (HuBERT: 0.1), which makes frames of a target alike; 0 is linear."""
     supervised: tuple[int, ...] = ()
     """Blocks that targets are predicted from; empty is the last alone (ILS-SSL, Wang et al. 2022, adds others)."""
+    centering: float = 0.0
+    """Weight of a loss on what the means of crops differ by, among frames of one token of the first store, such as
+    speech and pause: voices and channels, above all."""
     memory_gb: float = 16.0
     """Audio kept in memory (115 MB an hour); the rest is read from disk for every crop."""
     seed: int = 0
@@ -64,14 +68,14 @@ class PretrainConfig:
             raise ConfigError("stores needs at least one token store")
         if self.frozen_front and self.init is None:
             raise ConfigError("frozen-front needs init: random convolutions should learn")
-        if self.temperature < 0:
-            raise ConfigError("temperature must not be negative")
+        if self.temperature < 0 or self.centering < 0:
+            raise ConfigError("temperature and centering must not be negative")
         if not all(1 <= block <= self.model.blocks for block in self.supervised):
             raise ConfigError(f"supervised blocks must be within 1 .. {self.model.blocks}")
 
 
 def masked_prediction(
-    model: HubertModel, heads: Heads, blocks: Sequence[int], unmasked_weight: float, batch: Batch
+    model: HubertModel, heads: Heads, blocks: Sequence[int], unmasked_weight: float, centering: Centering, batch: Batch
 ) -> Terms:
     """Cross-entropy of the targets at masked frames, a mean over blocks and streams; others count by their weight.
 
@@ -90,14 +94,15 @@ def masked_prediction(
             for logits, target in zip(streams, targets.T, strict=True)
         ]
     hits = streams[0].argmax(dim=-1) == targets[:, 0]
-    return {
+    terms = {
         "loss": (torch.stack(losses).mean(), masked.sum()),
         "accuracy_masked": ((hits & masked).sum(), masked.sum()),
         "accuracy_unmasked": ((hits & ~masked).sum(), (~masked).sum()),
     }
+    return centering.add(terms, hidden[-1].float(), batch.targets[..., 0])
 
 
-def build(config: PretrainConfig, corpus: Corpus, device: torch.device) -> Trainee:
+def build(config: PretrainConfig, corpus: Corpus, device: torch.device, ranks: Ranks) -> Trainee:
     """The model, its heads and their loss; the seed decides the weights."""
     torch.manual_seed(config.seed)
     blocks = config.supervised or (config.model.blocks,)
@@ -105,7 +110,8 @@ def build(config: PretrainConfig, corpus: Corpus, device: torch.device) -> Train
     if config.frozen_front:
         model.feature_extractor._freeze_parameters()  # as HubertForCTC.freeze_feature_encoder does
     heads = Heads(len(blocks), config.model.width, corpus.vocab_sizes, config.temperature).to(device)
-    return Trainee(model, heads, partial(masked_prediction, model, heads, blocks, config.unmasked_weight))
+    centering = Centering(config.centering, corpus.vocab_sizes[0], ranks)
+    return Trainee(model, heads, partial(masked_prediction, model, heads, blocks, config.unmasked_weight, centering))
 
 
 def pretrain(config: PretrainConfig, ranks: Ranks | None = None) -> Path:
@@ -125,9 +131,9 @@ def pretrain(config: PretrainConfig, ranks: Ranks | None = None) -> Path:
         "init": weights_hash(config.init),
         **IRRELEVANT,
     }
-    device = pick_device(config.device)
-    trainee = build(config, corpus, device)
-    return train(trainee, corpus, Path(config.out), identity, config.crops, config.train, config.seed, ranks or Ranks())
+    ranks = ranks or Ranks()
+    trainee = build(config, corpus, pick_device(config.device), ranks)
+    return train(trainee, corpus, Path(config.out), identity, config.crops, config.train, config.seed, ranks)
 
 
 def _opened(stores: Sequence[str]) -> list[TokenStore]:
