@@ -22,7 +22,7 @@ from voxtok.runtime.files import weights_hash
 from voxtok.tokenize.centering import Centering
 from voxtok.tokenize.crops import UNKNOWN, Batch, Corpus, CropConfig, load_corpus
 from voxtok.tokenize.heads import Heads
-from voxtok.tokenize.student import Shape, hidden_frames, start_model
+from voxtok.tokenize.student import Shape, hidden_frames_and_raw, start_model
 from voxtok.tokenize.train import IRRELEVANT, Terms, TrainConfig, Trainee, train
 
 
@@ -81,7 +81,7 @@ def masked_prediction(
 
     The accuracies are those of the last block and the first stream.
     """
-    hidden = hidden_frames(model, batch.waveforms, batch.mask, blocks)
+    hidden, raw = hidden_frames_and_raw(model, batch.waveforms, batch.mask, blocks)
     chosen = torch.ones_like(batch.mask) if unmasked_weight else batch.mask
     masked = batch.mask[chosen]  # (N,)
     weight = torch.where(masked, 1.0, unmasked_weight)
@@ -99,7 +99,7 @@ def masked_prediction(
         "accuracy_masked": ((hits & masked).sum(), masked.sum()),
         "accuracy_unmasked": ((hits & ~masked).sum(), (~masked).sum()),
     }
-    return centering.add(terms, hidden[-1].float(), batch.targets[..., 0])
+    return centering.add(terms, raw.float(), batch.targets[..., 0])
 
 
 def build(config: PretrainConfig, corpus: Corpus, device: torch.device, ranks: Ranks) -> Trainee:

@@ -148,6 +148,19 @@ def hidden_frames(
     return [output.last_hidden_state if block == last else output.hidden_states[block] for block in blocks]
 
 
+def hidden_frames_and_raw(
+    model: HubertModel, waveforms: torch.Tensor, mask: torch.Tensor | None, blocks: Sequence[int]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """As `hidden_frames`, and the last block's (B, F, width) before the final norm: what an upstream's layer is."""
+    raw: list[torch.Tensor] = []
+    hook = model.encoder.layer_norm.register_forward_pre_hook(lambda _, inputs: raw.append(inputs[0]))
+    try:
+        hidden = hidden_frames(model, waveforms, mask, blocks)
+    finally:
+        hook.remove()
+    return hidden, raw[0] if raw else hidden[-1]  # without a crop nothing runs
+
+
 def architecture_of(model: HubertModel) -> Architecture:
     """Hop, window and frames of a model."""
     return from_config(model.config, "this model")
