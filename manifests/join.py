@@ -22,10 +22,15 @@ class JoinConfig:
     """Cuts whose ids are left out."""
     without_others: bool = False
     """Whether `without` may have cuts that none of the corpora has."""
+    repeat: int = 1
+    """Times that each cut is there, to train more on some speech; more than 1 give ids that end in _repeat0, _repeat1
+    and so on, as Lhotse's CutSet.repeat does."""
 
     def __post_init__(self) -> None:
         if not self.cuts:
             raise ConfigError("cuts needs at least one corpus")
+        if self.repeat < 1:
+            raise ConfigError("repeat must be at least 1")
 
 
 def join(config: JoinConfig) -> CorpusSize:
@@ -45,7 +50,7 @@ def join(config: JoinConfig) -> CorpusSize:
                     raise ManifestError(f"{cut.id} is in {seen[cut.id]} and in {corpus}: ids must differ")
                 seen[cut.id] = corpus
                 if cut.id not in left_out:
-                    yield cut
+                    yield from _repeated(cut, config.repeat)
         missing = left_out - seen.keys()
         if missing and not config.without_others:  # here, so that a manifest of before stays as it is
             raise ManifestError(
@@ -53,6 +58,13 @@ def join(config: JoinConfig) -> CorpusSize:
             )
 
     return save_cuts(config.out, kept())
+
+
+def _repeated(cut: Cut, times: int) -> Iterator[Cut]:
+    if times == 1:
+        yield cut
+        return
+    yield from (cut.with_id(f"{cut.id}_repeat{time}") for time in range(times))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from tests.toy_corpus import write_toy_corpus
 from voxtok.manifests.corpora import main
 from voxtok.manifests.cuts import load_cuts, save_cuts
 from voxtok.manifests.join import JoinConfig, join
-from voxtok.runtime.errors import ManifestError
+from voxtok.runtime.errors import ConfigError, ManifestError
 
 
 def corpora(folder: Path) -> tuple[str, str, str]:
@@ -41,3 +41,15 @@ def test_clashing_and_unknown_ids_are_named(tmp_path: Path) -> None:
         join(JoinConfig(cuts=(str(out),), without=two, out=str(out)))
     assert len(list(load_cuts(out))) == 3, "what was there is not lost"
     assert len(join(JoinConfig(cuts=(two,), without=held, without_others=True, out=str(out))).speakers) == 1
+
+
+def test_cuts_may_be_there_several_times(tmp_path: Path) -> None:
+    one, _, held = corpora(tmp_path)
+    out = tmp_path / "all.jsonl.gz"
+    size = join(JoinConfig(cuts=(one,), without=held, repeat=2, out=str(out)))
+    cuts = list(load_cuts(out))
+    assert [cut.id for cut in cuts] == ["utt000_repeat0", "utt000_repeat1", "utt002_repeat0", "utt002_repeat1"]
+    assert [cut.duration for cut in cuts] == [0.5, 0.5, 0.7, 0.7]
+    assert cuts[0].supervisions == cuts[1].supervisions and size.duration_s == pytest.approx(2.4)
+    with pytest.raises(ConfigError, match="at least 1"):
+        JoinConfig(cuts=(one,), repeat=0, out=str(out))
