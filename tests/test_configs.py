@@ -40,7 +40,7 @@ EXPECTED = {
     "librispeech": 4,
     "librispeech_100": 3,
     "ljspeech": 3,
-    "mini_hubert": 11,
+    "mini_hubert": 13,
     "speechocean": 2,
     "synth": 3,
     "unit_lm": 2,

@@ -100,14 +100,14 @@ def test_mini_hubert_in_miniature(tmp_path: Path) -> None:
     write_toy_corpus(tmp_path / "test", [1.5, 1.6], speakers=6)  # of the real ones, as it is with the sample
     environment = {
         "EXP": str(tmp_path / "exp"), "DATA": str(tmp_path), "CORPORA": "real read", "TEST": "test", "SPLIT": "real",
-        "READ": "read", "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
+        "READ": "read", "VOICES": "real", "SPEAKERS": "2", "GUIDES": "1", "STEPS": "2", "K1": "8", "K2": "8", "K3": "8",
     }  # fmt: skip
     run("mini_hubert", **environment)
     exp = tmp_path / "exp"
     assert len((exp / "sweep_hubert_mini" / "sweep.tsv").read_text().splitlines()) == 7
     assert read_json(exp / "tokenizer_mini" / "tokenizer.json")["vocab_sizes"] == [8]
     kept = [*exp.glob("*/model/model.safetensors"), *exp.glob("tokenizer_*/codebook.safetensors")]
-    assert len(kept) == 18  # the front and nine iterations; seven codebooks between, and the last
+    assert len(kept) == 20  # the front and eleven iterations; seven codebooks between, and the last
     made = [path.stat().st_mtime_ns for path in kept]
     run("mini_hubert", **environment)
     assert [path.stat().st_mtime_ns for path in kept] == made

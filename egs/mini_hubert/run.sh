@@ -3,8 +3,8 @@
 # Run it again after a stop: it goes on.
 #
 #   DATA=/data/speech ./run.sh    real speech: folders of Lhotse manifests, CORPORA to train on and TEST to score on
-#   GUIDED=0 ./run.sh             masked prediction alone: without iterations 5 to 9, which phones guide
-#   GUIDED=synth ./run.sh         phones of synthetic speech, which no human labelled: without iterations 8 and 9
+#   GUIDED=0 ./run.sh             masked prediction alone: without iterations 5 to 11, which phones guide
+#   GUIDED=synth ./run.sh         phones of synthetic speech, which no human labelled: without iterations 8 to 11
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 exp=${EXP:-$here/exp}
@@ -45,47 +45,15 @@ for i in 2 3 4; do
     iterate "$i" "$exp/tokens_iter$i" ""
 done
 
+# Iterations 5 to 11: phones.
 guided=${GUIDED:-1}
-case $guided in 0) last=4 ;; synth) last=7 ;; *) last=9 ;; esac
-if [ "$guided" != 0 ]; then
-    # 400 more synthetic voices, and their phones.
-    for i in 1 2; do
-        voxtok corpus synth --out "$exp/synth$i" --speakers "${GUIDES:-200}" --utterances 12 --seed "7$i" --prefix "synth$i"
-    done
-    voxtok corpus join --cuts "[$exp/synth1/cuts.jsonl.gz,$exp/synth2/cuts.jsonl.gz]" --out "$exp/guide.jsonl.gz"
-    voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/guide.jsonl.gz]" --out "$exp/guided.jsonl.gz"
-    voxtok label --of phones --cuts "$exp/guide.jsonl.gz" --out "$exp/phones"
-    voxtok label --of pauses --cuts "$exp/guided.jsonl.gz" --out "$exp/pauses"
-
-    # Iterations 5 and 6: phones of the synthetic speech, beside tokens of all speech.
-    tokens iter5 "pooled:$exp/iter4/model" 5 "${K2:-200}" 0.7 "$exp/guided.jsonl.gz"
-    for i in 5 6; do iterate "$i" "$exp/tokens_iter5" "$exp/phones"; done
-
-    # Iteration 7: clusters of the phones that the model before predicts for the real speech, and pauses of all speech.
-    tokens iter7 "predicted:1:$exp/iter6" 0 "${K1:-100}" 0.5 "$exp/real.jsonl.gz"
-    iterate 7 "$exp/pauses" "$exp/phones,$exp/tokens_iter7"
-fi
-
-if [ "$guided" = 1 ]; then
-    # Iteration 8: phones of real speech too, placed by an aligner that knew its words; none of what recipes test on.
-    DATA=$data TEST=$test "$here/transcribed.sh" "$exp/transcribed"
-    voxtok label --of phones --cuts "$exp/transcribed/train.jsonl.gz" --out "$exp/phones_real"
-    iterate 8 "$exp/pauses" "$exp/phones,$exp/phones_real"
-
-    # Iteration 9: five times as long, and with a fifth of the synthetic speech.
-    gzip -dc "$exp/guide.jsonl.gz" | awk 'NR % 5 == 1' | gzip -n > "$exp/fifth.jsonl.gz"
-    voxtok corpus join --cuts "[$exp/real.jsonl.gz,$exp/fifth.jsonl.gz]" --out "$exp/mixed.jsonl.gz"
-    voxtok label --of pauses --cuts "$exp/mixed.jsonl.gz" --out "$exp/pauses_mixed"
-    iterate 9 "$exp/pauses_mixed" "$exp/phones,$exp/phones_real"
-fi
+case $guided in 0) last=4 ;; synth) last=7 ;; *) last=11 ;; esac
+if [ "$guided" != 0 ]; then source "$here/guided.sh"; fi
 
 # Scores on the test utterances, beside MFCC's, for every layer.
-for upstream in mfcc "$exp/iter$last/model"; do
-    layers=$([ "$upstream" = mfcc ] && echo "[0]" || echo "[0,1,2,3,4,5]")
-    name=$([ "$upstream" = mfcc ] && echo mfcc || echo hubert_mini)
-    voxtok sweep --config "$here/conf/sweep.yaml" --upstream "$upstream" --layers "$layers" \
-        --cuts "$exp/real.jsonl.gz" --heldout-cuts "$data/$test" --out "$exp/sweep_$name"
-done
+score() { voxtok sweep --config "$here/conf/sweep.yaml" --cuts "$exp/real.jsonl.gz" --heldout-cuts "$data/$test" "$@"; }
+score --upstream mfcc --layers "[0]" --out "$exp/sweep_mfcc"
+score --upstream "$exp/iter$last/model" --layers "[0,1,2,3,4,5]" --out "$exp/sweep_hubert_mini"
 
 # A tokenizer of it, like the one that is installed (--tokenizer mini).
 voxtok fit --upstream "$exp/iter$last/model" --layer 5 --vocab-size "${K3:-500}" --dedup false --hours 2 \
