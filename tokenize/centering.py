@@ -33,7 +33,7 @@ class Centering:
         if not self.weight:
             return terms
         loss, count = terms["loss"]
-        part = self.part(frames, tokens)
+        part = self.part(frames.float(), tokens)
         over = self.ranks.all_reduce(count.clone())  # what the loss is divided by
         one = torch.full_like(part, 1 / self.ranks.world_size)
         return terms | {"loss": (loss + self.weight * over * part, count), "share_of_means": (part, one)}
@@ -60,5 +60,6 @@ class Centering:
         between = (count * (sums / count.clamp_min(1) - centre).square()).sum()
         spread = (frames.detach() - centre[tokens]).square().sum()
         of_all = self.ranks.all_reduce(torch.stack([between.detach(), spread]))
-        share, slope = of_all[0] / of_all[1].clamp_min(1e-9), between / of_all[1].clamp_min(1e-9)
-        return share / self.ranks.world_size + (slope - slope.detach())
+        total = of_all[1].clamp_min(1e-9)
+        slope = between / total
+        return of_all[0] / total / self.ranks.world_size + (slope - slope.detach())

@@ -79,7 +79,7 @@ def masked_prediction(
 ) -> Terms:
     """Cross-entropy of the targets at masked frames, a mean over blocks and streams; others count by their weight.
 
-    The accuracies are those of the last block and the first stream.
+    The accuracies are those of the last block and the first stream, whose tokens `centering` compares frames within.
     """
     hidden, raw = hidden_frames_and_raw(model, batch.waveforms, batch.mask, blocks)
     chosen = torch.ones_like(batch.mask) if unmasked_weight else batch.mask
@@ -99,7 +99,7 @@ def masked_prediction(
         "accuracy_masked": ((hits & masked).sum(), masked.sum()),
         "accuracy_unmasked": ((hits & ~masked).sum(), (~masked).sum()),
     }
-    return centering.add(terms, raw.float(), batch.targets[..., 0])
+    return centering.add(terms, raw, batch.targets[..., 0])
 
 
 def build(config: PretrainConfig, corpus: Corpus, device: torch.device, ranks: Ranks) -> Trainee:
